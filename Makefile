@@ -1,0 +1,44 @@
+# make say TEXT="..." | make test | make lint | make clean. The first call makes .venv and installs into it.
+PYTHON ?= python3
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+TEXT ?= Hello from a very small model.
+OUT ?= out/hello.wav
+ARGS ?=
+
+BIN := .venv/bin
+# As typed: a dollar sign in the text is not a make variable.
+override TEXT := $(value TEXT)
+export TEXT OUT
+
+.PHONY: say test lint clean
+
+say: .venv/.say
+	@mkdir -p "$$(dirname "$$OUT")"
+	@file=$$($(BIN)/llasa say -o "$$OUT" -- "$$TEXT") && echo "The sound is in $$file"
+
+test: .venv/.test
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist .venv/.say .venv/.test .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+# torch first and alone: nothing else may choose its build.
+.venv/.say: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install $(TORCH)
+	$(BIN)/pip install -c constraints.txt -e .
+	touch $@
+
+.venv/.test: .venv/.say
+	$(BIN)/pip install -c constraints.txt -e '.[dev,train,eval]'
+	touch $@

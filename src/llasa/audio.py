@@ -1,0 +1,399 @@
+"""Sound in and out: guarded reading, resampling, loudness, trimming, and encoding for files and streams.
+
+Knows no codec, no voice and no text. Shapes: T samples; everything is mono float32.
+"""
+
+import io
+import os
+import re
+import secrets
+import struct
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import av
+import numpy as np
+import soundfile
+import soxr
+
+from llasa.core import Audio
+from llasa.errors import ConfigError, InputError
+
+MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 192_000
+SILENCE_PEAK = 1e-3  # -60 dBFS
+MAX_PEAK = 16.0  # 24 dB over full scale: surely integers stored as floats
+BLOCK = 65_536  # samples decoded at a time, so that a lying header cannot fill the memory
+LOSSY_BIT_RATE = 64_000
+
+# format: (container, codec, container options), as FFmpeg names them
+_FFMPEG: dict[str, tuple[str, str, dict[str, str]]] = {
+    "wav": ("wav", "pcm_s16le", {}),
+    "flac": ("flac", "flac", {"metadata_header_padding": "0"}),
+    "mp3": ("mp3", "libmp3lame", {}),
+    "opus": ("ogg", "libopus", {"page_duration": "100000"}),
+    "aac": ("adts", "aac", {}),
+    "pcm": ("s16le", "pcm_s16le", {}),
+}
+FORMATS = tuple(_FFMPEG)
+
+# first bytes of WAV, FLAC, OGG, and MP3 with a tag or without (an MPEG frame header that names a layer)
+_MAGIC = re.compile(rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]", re.DOTALL)
+_LINEAR = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"}
+_OGG, _MP3 = {"VORBIS", "OPUS"}, {"MPEG_LAYER_III"}
+_SUBTYPES = {"WAV": _LINEAR, "WAVEX": _LINEAR, "FLAC": _LINEAR, "OGG": _OGG, "MP3": _MP3}
+_USE_ANOTHER = "Give a WAV (PCM or float), FLAC, OGG (Vorbis or Opus) or MP3 file."
+
+
+def read(source: str | os.PathLike[str] | BinaryIO, *, min_s: float = 0.25, max_s: float = 60.0) -> Audio:
+    """Return a recording as mono sound at its own rate, having refused everything that cannot be speech.
+
+    Args:
+        source: a path, or a seekable binary file (left open). Two channels are averaged.
+        min_s: shortest recording taken, seconds.
+        max_s: longest one, seconds; checked in the header and again while decoding.
+
+    Returns:
+        Samples [T], not clipped: float files may pass 1.
+
+    Raises:
+        InputError: missing, damaged, another format, a rate outside 8-192 kHz, more than two channels, too
+            short, too long, not finite, or silent (peak below -60 dBFS).
+    """
+    if not isinstance(source, str | os.PathLike):
+        return _read(source, getattr(source, "name", "the given data"), min_s, max_s)
+    try:
+        if not Path(source).is_file():
+            found = "it is a folder or device" if Path(source).exists() else "there is no such file"
+            raise _refusal(source, found, "Check the path.")
+        with open(source, "rb") as file:
+            return _read(file, source, min_s, max_s)
+    except OSError as error:
+        raise _refusal(source, f"the system says: {error.strerror}", "Check the file.") from error
+
+
+def _refusal(name: object, found: str, todo: str) -> InputError:
+    return InputError(f"Reading audio from '{name}': {found}. {todo}")
+
+
+def _read(file: BinaryIO, name: object, min_s: float, max_s: float) -> Audio:
+    _check_container(file, name)
+    file.seek(0)
+    try:
+        with soundfile.SoundFile(file) as sound:
+            _check_header(sound, name, max_s)
+            samples = _decode(sound, name, max_s)
+            audio = Audio(samples, sound.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise _refusal(name, f"it is damaged ({error.error_string.rstrip('.')})", _USE_ANOTHER) from error
+    _check_samples(audio, name, min_s)
+    return audio
+
+
+def _check_container(file: BinaryIO, name: object) -> None:
+    """Let the decoder see allowed containers only: its rarer parsers (ADPCM) have had memory faults."""
+    head = file.read(12)
+    if not _MAGIC.match(head):
+        raise _refusal(name, "it is no audio format known here" if head else "it is empty", _USE_ANOTHER)
+    if head[:4] == b"RIFF" and (tag := _wav_tag(file)) not in (1, 3, 0xFFFE):  # PCM, float, extensible
+        raise _refusal(name, f"it is a WAV file of encoding {tag}, not PCM or float", _USE_ANOTHER)
+
+
+def _wav_tag(file: BinaryIO) -> int | None:
+    """Return the encoding number of the first format chunk; `file` stands behind the RIFF header."""
+    for _ in range(100):
+        chunk = file.read(10)
+        if len(chunk) < 10:
+            return None
+        kind, size, tag = struct.unpack("<4sIH", chunk)
+        if kind == b"fmt ":
+            return tag
+        file.seek(size + size % 2 - 2, os.SEEK_CUR)
+    return None
+
+
+def _check_header(sound: soundfile.SoundFile, name: object, max_s: float) -> None:
+    if sound.subtype not in _SUBTYPES.get(sound.format, ()):
+        raise _refusal(name, f"it is {sound.format} with {sound.subtype}", _USE_ANOTHER)
+    if not MIN_RATE_HZ <= sound.samplerate <= MAX_RATE_HZ:
+        found = f"its sample rate is {sound.samplerate} Hz"
+        raise _refusal(name, found, f"Resample it to between {MIN_RATE_HZ} and {MAX_RATE_HZ} Hz.")
+    if sound.channels > 2:
+        raise _refusal(name, f"it has {sound.channels} channels", "Mix it to mono or stereo.")
+    if sound.frames > 2**62:  # libsndfile's way to say that a streamed FLAC states no length
+        raise _refusal(name, "its header states no length", "Save it again as a complete file.")
+    if sound.frames > max_s * sound.samplerate:
+        found = f"it lasts {sound.frames / sound.samplerate:.1f} s"
+        raise _refusal(name, found, f"Cut it to at most {max_s:g} s.")
+
+
+def _decode(sound: soundfile.SoundFile, name: object, max_s: float) -> np.ndarray:
+    blocks, total = [np.zeros(0, np.float32)], 0
+    while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+        total += len(block)
+        if total > max_s * sound.samplerate:
+            raise _refusal(name, "it is longer than its header says", f"Cut it to at most {max_s:g} s.")
+        blocks.append(block.mean(axis=1))
+    if total < 0.95 * sound.frames:
+        raise _refusal(name, f"it ends after {total} of {sound.frames} samples", "Copy or save it again.")
+    return np.concatenate(blocks)
+
+
+def _check_samples(audio: Audio, name: object, min_s: float) -> None:
+    if audio.duration_s < min_s or not len(audio.samples):
+        raise _refusal(name, f"it lasts only {audio.duration_s:.2f} s", f"Give at least {min_s:g} s.")
+    peak = np.abs(audio.samples).max()
+    if not peak <= MAX_PEAK:  # also when it is not a number
+        raise _refusal(name, f"its samples reach {peak:g}, full scale is 1", "Save it again as 16-bit WAV.")
+    if peak < SILENCE_PEAK:
+        raise _refusal(name, "it is silent (peak below -60 dBFS)", "Check the recording and its channels.")
+
+
+class _Resampler:
+    """Resamples a sound that comes in pieces as if it came whole; `ceil(T * new / old)` samples in all."""
+
+    def __init__(self, old: int, new: int) -> None:
+        self._old, self._new = old, new
+        self._stream = soxr.ResampleStream(old, new, 1, dtype="float32", quality="HQ")
+        self._taken = self._given = 0
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        self._taken += len(samples)
+        out = self._stream.resample_chunk(np.asarray(samples, np.float32))
+        self._given += len(out)
+        return out
+
+    def close(self) -> np.ndarray:
+        # soxr rounds the length to the nearest sample; zeros behind the end make room for the ceiling
+        padding = np.zeros(self._old // self._new + 2, np.float32)
+        tail = self._stream.resample_chunk(padding, last=True)
+        return tail[: -(-self._taken * self._new // self._old) - self._given]
+
+
+def resample(audio: Audio, sample_rate: int) -> Audio:
+    """Return `audio` at another rate, band-limited.
+
+    Args:
+        audio: any rate.
+        sample_rate: wanted rate, Hz.
+
+    Returns:
+        `ceil(T * new / old)` samples [T']; the input itself when the rate already fits.
+
+    Raises:
+        InputError: a rate is not positive.
+
+    Source: soxr, quality HQ (20 bit, linear phase).
+    """
+    if min(audio.sample_rate, sample_rate) <= 0:
+        found = f"{audio.sample_rate} Hz to {sample_rate} Hz was asked"
+        raise InputError(f"Resampling audio: {found}. Give rates above zero.")
+    if sample_rate == audio.sample_rate:
+        return audio
+    resampler = _Resampler(audio.sample_rate, sample_rate)
+    return Audio(np.concatenate([resampler.push(audio.samples), resampler.close()]), sample_rate)
+
+
+def loudness(audio: Audio, target_lufs: float = -23.0) -> Audio:
+    """Return `audio` scaled to a loudness, but to a peak of -1 dBFS at most, so that it never clips.
+
+    Args:
+        audio: any rate. Below 0.4 s, shorter than one measuring block, the plain power is taken for the
+            loudness (no K weighting, no relative gate).
+        target_lufs: wanted integrated loudness, LUFS.
+
+    Returns:
+        Samples [T]; the input itself if nothing in it is louder than the gate of -70 LUFS.
+
+    Source: ITU-R BS.1770-4 (pyloudnorm); level and peak of EBU R 128.
+    """
+    level = _loudness_lufs(audio)
+    if not np.isfinite(level):
+        return audio
+    gain = min(10 ** ((target_lufs - level) / 20), 10 ** (-1 / 20) / np.abs(audio.samples).max())
+    return Audio((audio.samples * gain).astype(np.float32), audio.sample_rate)
+
+
+def _loudness_lufs(audio: Audio) -> float:
+    if audio.duration_s < 0.4:
+        power = float(np.square(audio.samples, dtype=np.float64).sum()) / max(len(audio.samples), 1)
+        return 10 * np.log10(power) - 0.691 if power > 1e-7 else -np.inf  # 1e-7 is the gate of -70
+    from pyloudnorm import Meter  # imports scipy.signal, which takes a second
+
+    return float(Meter(audio.sample_rate).integrated_loudness(audio.samples.astype(np.float64)))
+
+
+def trim_silence(audio: Audio, keep_s: float = 0.1, floor_db: float = -40.0) -> Audio:
+    """Return `audio` without the silence at its ends.
+
+    Args:
+        audio: any rate.
+        keep_s: silence left at each end at most, seconds.
+        floor_db: frames of 10 ms quieter than this, relative to the loudest one, are silence.
+
+    Returns:
+        A view on the samples; all of them if the sound is shorter than a frame.
+    """
+    frame = max(audio.sample_rate // 100, 1)
+    frames = audio.samples[: len(audio.samples) // frame * frame].reshape(-1, frame)
+    if not len(frames):
+        return audio
+    power = np.square(frames, dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(power >= power.max() * 10 ** (floor_db / 10))
+    keep = round(keep_s * audio.sample_rate)
+    start, end = loud[0] * frame - keep, (loud[-1] + 1) * frame + keep
+    return Audio(audio.samples[max(start, 0) : end], audio.sample_rate)
+
+
+class _Pipe:
+    """A file that FFmpeg cannot seek in, so that bytes already handed out stay true."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._bytes += data
+        return len(data)
+
+    def take(self) -> bytes:
+        data = bytes(self._bytes)
+        self._bytes.clear()
+        return data
+
+
+class Encoder:
+    """Encodes a sound that comes in pieces.
+
+    A stream cannot state its length beforehand: wav has size fields of 0xFFFFFFFF then, flac a length of 0,
+    and mp3 is longer by the encoder's delay and padding. `whole` gives exact headers. Lengths are exact for
+    wav, pcm, opus and flac, and for mp3 (50 ms or more) if `whole`; aac in ADTS cannot say its padding.
+
+    Args:
+        format: one of `FORMATS`.
+        sample_rate: wanted rate, Hz; the next rate the format has is taken, and stands in `.sample_rate`.
+            Pieces at another rate are resampled without seams.
+        whole: give no bytes before `close`.
+
+    Raises:
+        ConfigError: unknown format.
+    """
+
+    def __init__(self, format: str, sample_rate: int, whole: bool = False) -> None:
+        container, codec, options = _FFMPEG[_checked_format(format)]
+        rates = av.Codec(codec, "w").audio_rates or [sample_rate]
+        self.sample_rate = min((rate for rate in rates if rate >= sample_rate), default=max(rates))
+        self._file = io.BytesIO() if whole else _Pipe()
+        options = options | {"fflags": "+bitexact", "flush_packets": "1"}
+        self._container = av.open(self._file, "w", format=container, options=options)
+        stream = self._container.add_stream(codec, self.sample_rate, layout="mono")
+        self._stream = cast(av.AudioStream, stream)
+        self._stream.bit_rate = LOSSY_BIT_RATE
+        self._container.start_encoding()
+        self._rate_in = self._position = 0
+        self._resampler: _Resampler | None = None
+
+    def push(self, audio: Audio) -> bytes:
+        """Take a piece and return the bytes ready so far, perhaps none.
+
+        Raises InputError if a sample is not finite or the rate differs from the piece before.
+        """
+        if self._rate_in not in (0, audio.sample_rate):
+            found = f"found {audio.sample_rate} Hz after {self._rate_in} Hz"
+            raise InputError(f"Encoding audio: {found}. Push pieces of one rate.")
+        if not self._rate_in and audio.sample_rate != self.sample_rate:
+            self._resampler = _Resampler(audio.sample_rate, self.sample_rate)
+        self._rate_in = audio.sample_rate
+        self._encode(self._resampler.push(audio.samples) if self._resampler else audio.samples)
+        return self._file.take() if isinstance(self._file, _Pipe) else b""
+
+    def close(self) -> bytes:
+        """End the sound and return the last bytes; the encoder is done then."""
+        if self._resampler:
+            self._encode(self._resampler.close())
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._file.take() if isinstance(self._file, _Pipe) else self._file.getvalue()
+
+    def _encode(self, samples: np.ndarray) -> None:
+        if not len(samples):
+            return
+        frame = av.AudioFrame.from_ndarray(to_int16(samples)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = self.sample_rate, self._position
+        self._position += len(samples)
+        self._container.mux(self._stream.encode(frame))
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Return float samples [T] as 16-bit ones, clipped; InputError if one is not finite."""
+    if not np.isfinite(samples).all():
+        raise InputError("Encoding audio: found samples that are not finite numbers. Make the sound again.")
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def _checked_format(format: str) -> str:
+    if format not in _FFMPEG:
+        raise ConfigError(f"Encoding audio: no format is called '{format}'. Use one of {', '.join(FORMATS)}.")
+    return format
+
+
+def encode(audio: Audio, format: str) -> bytes:
+    """Return a whole sound file: 16-bit wav or flac, mp3, opus (in OGG), aac (ADTS), or pcm (raw s16le).
+
+    Samples outside [-1, 1] are clipped. Raises ConfigError for an unknown format, InputError for samples
+    that are not finite.
+    """
+    encoder = Encoder(format, audio.sample_rate, whole=True)
+    return encoder.push(audio) + encoder.close()
+
+
+def write(path: str | os.PathLike[str], audio: Audio, format: str | None = None) -> None:
+    """Write a sound file, whole or not at all.
+
+    Args:
+        path: its folder must exist; a file already there is replaced.
+        audio: any rate.
+        format: one of `FORMATS`; taken from the suffix if not given.
+
+    Raises:
+        ConfigError: unknown format or suffix, or the file cannot be written.
+        InputError: samples that are not finite.
+    """
+    replace_file(Path(path).resolve(), encode(audio, check_output(path, format)))
+
+
+def check_output(path: str | os.PathLike[str], format: str | None = None) -> str:
+    """Return the format `write` would use, before the work of making the sound.
+
+    Raises:
+        ConfigError: as for `write`.
+    """
+    path = Path(path)
+    _check_target(path)
+    return _checked_format(format or path.suffix[1:].lower())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name in its folder, then rename it, so that nobody sees half of it.
+
+    A symbolic link at `path` is replaced, not followed. Raises ConfigError if the file cannot be written.
+    """
+    _check_target(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        todo = f"Free {len(data)} bytes there or name another place."
+        raise ConfigError(f"Writing '{path}': the system says: {error.strerror}. {todo}") from error
+
+
+def _check_target(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ConfigError(f"Writing '{path}': there is no folder '{path.parent}'. Make it or name another.")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"Writing '{path}': it is a folder or device. Name a file.")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"Writing '{path}': '{path.parent}' may not be written to. Name another folder.")

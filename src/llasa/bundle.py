@@ -1,0 +1,329 @@
+"""A bundle: one folder with all that speaking needs, described and sealed by its `bundle.toml`.
+
+Each part is loaded when it is first asked for: what needs the codec only never loads the language model.
+Must not know how the parts work together.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from llasa import config
+from llasa.audio import replace_file
+from llasa.codec.base import Codec
+from llasa.core import SamplingParams
+from llasa.engines.base import Engine
+from llasa.errors import BundleError, ConfigError
+from llasa.prompt import Prompt
+from llasa.text.phones import Phonemizer
+from llasa.voice import VoiceStore, default_voice_folder
+
+MANIFEST = "bundle.toml"
+FORMAT = 1
+CODEC_FACTS = ("name", "sample_rate", "codebook_size", "hop_length")
+_AGAIN = "Install or copy the bundle again."
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path:
+        raise ValueError("should be a path inside the bundle")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+
+
+class LmPart(BaseModel):
+    """The language model.
+
+    text: the form of text it reads. max_length: prompt and generated ids that it was trained for.
+    """
+
+    model_config = config.STRICT
+    path: InnerPath = "lm"
+    family: Literal["llasa-plain", "llasa-chat"]
+    text: Literal["characters", "phones"]
+    separator: str = " "
+    max_length: int = Field(gt=0)
+
+
+class CodecChoice(BaseModel):
+    """Which codec it is, and where."""
+
+    model_config = config.STRICT
+    kind: Literal["compact", "xcodec2"]
+    path: InnerPath = "codec"
+
+
+class CodecPart(CodecChoice):
+    """The codec, with what it says of itself: known without loading it, checked when it is loaded."""
+
+    name: str
+    sample_rate: int = Field(gt=0)
+    codebook_size: int = Field(gt=0)
+    hop_length: int = Field(gt=0)
+
+
+class PhonesPart(BaseModel):
+    """The lexicon and letter model, used by bundles that read phones."""
+
+    model_config = config.STRICT
+    path: InnerPath = "phones"
+
+
+class Sampling(BaseModel):
+    """What a caller may choose of `core.SamplingParams`; None: taken from the length of the text."""
+
+    model_config = config.STRICT
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = SamplingParams.temperature
+    top_p: Annotated[float, Field(gt=0, le=1)] = SamplingParams.top_p
+    top_k: Annotated[int, Field(ge=0)] = SamplingParams.top_k
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = SamplingParams.repetition_penalty
+    min_tokens: Annotated[int | None, Field(ge=0)] = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    loop_guard: bool = SamplingParams.loop_guard
+    logprobs: bool = SamplingParams.logprobs
+
+
+class Manifest(BaseModel):
+    """The content of `bundle.toml`. files: SHA-256 of every file, by its path inside the bundle."""
+
+    model_config = config.STRICT
+    format: Literal[1]
+    name: str
+    default_voice: str | None = None
+    lm: LmPart
+    codec: CodecPart
+    phones: PhonesPart = PhonesPart()
+    sampling: Sampling = Sampling()
+    files: dict[InnerPath, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder.
+
+    device, dtype: where and in what the models run; each part chooses if None.
+    """
+
+    folder: Path
+    manifest: Manifest
+    device: str | None = None
+    dtype: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the bundle is called."""
+        return self.manifest.name
+
+    @property
+    def default_voice(self) -> str | None:
+        """The voice to speak with unless told otherwise; None: the model makes one up."""
+        return self.manifest.default_voice
+
+    @property
+    def sampling(self) -> Sampling:
+        """How codes are drawn unless told otherwise."""
+        return self.manifest.sampling
+
+    @property
+    def max_length(self) -> int:
+        """Prompt and generated ids that the language model was trained for."""
+        return self.manifest.lm.max_length
+
+    @cached_property
+    def voices(self) -> VoiceStore:
+        """The bundle's voices and the user's own."""
+        return VoiceStore(self.folder / "voices", default_voice_folder())
+
+    @cached_property
+    def phonemizer(self) -> Phonemizer | None:
+        """Turns normalised text into phones; None where the language model reads characters."""
+        if self.manifest.lm.text == "characters":
+            return None
+        return Phonemizer.load(self.folder / self.manifest.phones.path)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Sound to codes and back.
+
+        Raises:
+            BundleError: its files are damaged, or it is not the codec that `bundle.toml` describes.
+        """
+        part = self.manifest.codec
+        codec = _load_codec(part.kind, self.folder / part.path, self.device)
+        for key in CODEC_FACTS:
+            if getattr(codec, key) != getattr(part, key):
+                expected, found = getattr(part, key), getattr(codec, key)
+                raise _damaged(self.folder, f"expected a codec of {key} {expected}, found {found}")
+        return codec
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The prompt format.
+
+        Raises:
+            BundleError: the tokenizer is damaged or does not fit the codec.
+        """
+        lm = self.manifest.lm
+        folder = self.folder / lm.path
+        return Prompt.load(folder, lm.family, self.manifest.codec.codebook_size, lm.separator)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The running language model.
+
+        Raises:
+            BundleError: the model is damaged, or smaller than the tokenizer.
+        """
+        from llasa.engines.native import NativeEngine
+
+        folder = self.folder / self.manifest.lm.path
+        _check_vocabulary(folder, self.prompt)
+        return NativeEngine.load(folder, self.device, self.dtype)
+
+
+def load_bundle(
+    name_or_path: str | PathLike[str] = "starter", device: str | None = None, dtype: str | None = None
+) -> Bundle:
+    """Return a bundle whose files all are what they were when it was sealed; nothing heavy is loaded yet.
+
+    Args:
+        name_or_path: `starter`, the bundle inside the package, or a folder.
+        device: torch device; the GPU if there is one, else the CPU, if None.
+        dtype: of the language model; the fastest of bfloat16 and float32 if None.
+
+    Raises:
+        BundleError: no such bundle, or a file is missing or changed; says which, what was expected and found.
+    """
+    starter = Path(str(resources.files("llasa") / "assets" / "starter"))
+    folder = starter if name_or_path == "starter" else Path(name_or_path)
+    manifest = read_manifest(folder)
+    _verify(folder, manifest)
+    return Bundle(folder, manifest, device, dtype)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return what `bundle.toml` says, without looking at the other files.
+
+    Raises:
+        BundleError: it is missing, or a key in it is unknown, missing or wrong.
+    """
+    if not (folder / MANIFEST).is_file():
+        found = f"there is no {MANIFEST}" if folder.is_dir() else "there is no such folder"
+        todo = "Name a bundle folder, or leave it out for the starter"
+        raise BundleError(f"Loading bundle '{folder}': {found}. {todo}.")
+    try:
+        return config.read(folder / MANIFEST, Manifest)
+    except ConfigError as error:
+        raise BundleError(f"{error} {_AGAIN}") from error
+
+
+def seal(folder: str | PathLike[str], settings: Mapping[str, object]) -> Manifest:
+    """Write the `bundle.toml` of a folder whose other files are complete, and return its content.
+
+    Args:
+        folder: a bundle but for its `bundle.toml`, which is replaced if it is there.
+        settings: the content of `bundle.toml` without `format` and `files`; of `codec` only `kind`, and
+            `path` if it is not `codec`: the rest is read off the codec.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or wrong.
+        BundleError: a part cannot be loaded, or parts do not fit each other.
+    """
+    folder = Path(folder)
+    doing = f"Sealing bundle '{folder}'"
+    choice = config.build(CodecChoice, settings.get("codec", {}), doing)
+    codec = _load_codec(choice.kind, folder / choice.path, None)
+    described = choice.model_dump() | {key: getattr(codec, key) for key in CODEC_FACTS}
+    known = {"format": FORMAT, "files": _hashes(folder), "codec": described}
+    manifest = config.build(Manifest, {**settings, **known}, doing)
+    _check_default_voice(folder, manifest)
+    bundle = Bundle(folder, manifest)
+    _ = bundle.phonemizer  # loading it is the check
+    _check_vocabulary(folder / manifest.lm.path, bundle.prompt)
+    replace_file(folder / MANIFEST, _toml(manifest).encode())
+    return manifest
+
+
+def _load_codec(kind: str, folder: Path, device: str | None) -> Codec:
+    if kind == "compact":
+        from llasa.codec.compact import CompactCodec
+
+        return CompactCodec.load(folder)
+    from llasa.codec.xcodec2 import Xcodec2Codec
+
+    return Xcodec2Codec.load(folder, device)
+
+
+def _check_vocabulary(folder: Path, prompt: Prompt) -> None:
+    try:
+        rows = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"expected config.json with a vocab_size, found {error!r}") from error
+    if rows < prompt.vocab_size:
+        expected = f"expected a model of {prompt.vocab_size} ids, as the tokenizer has"
+        raise _damaged(folder, f"{expected}, found {rows}")
+
+
+def _verify(folder: Path, manifest: Manifest) -> None:
+    for name, expected in manifest.files.items():
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"expected the file {name}, found none")
+        found = _sha256(folder / name)
+        if found != expected:
+            raise _damaged(folder, f"expected {name} with SHA-256 {expected[:12]}, found {found[:12]}")
+    _check_default_voice(folder, manifest)
+
+
+def _check_default_voice(folder: Path, manifest: Manifest) -> None:
+    voice = manifest.default_voice
+    if voice is not None and f"voices/{voice}.safetensors" not in manifest.files:
+        raise _damaged(folder, f"expected the default voice in voices/{voice}.safetensors, found none")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    return {name: _sha256(folder / name) for name in names if name != MANIFEST}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(path.parent, f"reading {path.name}, the system says: {error.strerror}") from error
+
+
+def _damaged(folder: Path, found: str) -> BundleError:
+    return BundleError(f"Loading bundle '{folder}': {found}. {_AGAIN}")
+
+
+def _toml(manifest: Manifest) -> str:
+    values = manifest.model_dump(exclude_none=True)
+    tables = {key: values.pop(key) for key in ("lm", "codec", "phones", "sampling", "files")}
+    return _lines(values) + "".join(f"\n[{key}]\n{_lines(table)}" for key, table in tables.items())
+
+
+def _lines(values: Mapping[str, object]) -> str:
+    return "".join(f"{_key(key)} = {_plain(value)}\n" for key, value in values.items())
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _plain(key)
+
+
+def _plain(value: object) -> str:
+    # JSON's strings, numbers and booleans are TOML's too, but for an unescaped DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,51 @@
+"""The `llasa` command: its verbs, and the one place where errors become exit codes.
+
+2: what the user gave (text, file, flag, bundle, output path). 3: the environment. 1: a bug, with traceback.
+Verbs import heavy modules when they run, so that help comes at once.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from llasa.cli import codec, doctor, say, voice
+from llasa.cli.terminal import examples, note, quieten
+from llasa.errors import EngineError, LlasaError, MissingExtra
+
+app = typer.Typer(
+    name="llasa",
+    help="Speech from text, on your own machine.",
+    epilog=examples('llasa say "Hello there."', "llasa say --help", "llasa doctor"),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command(epilog=say.EPILOG)(say.say)
+app.add_typer(voice.app)
+app.add_typer(codec.app)
+app.command(epilog=doctor.EPILOG)(doctor.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line (`sys.argv` if None) and exit."""
+    quieten()
+    try:
+        app(arguments, prog_name="llasa")
+    except Exception as error:  # the program's edge
+        sys.exit(_complain(error))
+
+
+def _complain(error: Exception) -> int:
+    """Tell what went wrong and return the exit code."""
+    if isinstance(error, LlasaError):
+        note(f"llasa: {error}")
+        return 3 if isinstance(error, EngineError | MissingExtra) else 2
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        note(f"llasa: Running: memory ran out ({error}). Use a smaller bundle or a shorter text.")
+        return 3
+    traceback.print_exception(error)
+    note("llasa: This is a bug. Please report it with the lines above.")
+    return 1

@@ -1,0 +1,124 @@
+"""`llasa codec`: sound to codes and back, without the language model."""
+
+import json as json_format
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note
+from llasa.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from llasa.core import Codes
+
+app = typer.Typer(name="codec", help="Sound to codes and back.", no_args_is_help=True, rich_markup_mode=None)
+
+MAX_S = 600.0  # the codecs take a sound whole, so its length is memory
+SUFFIXES = (".safetensors", ".json")
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
+
+
+@app.command(epilog=examples("llasa codec encode speech.wav -o speech.json"))
+def encode(
+    audio: Annotated[Path, typer.Argument(help="wav, flac, ogg or mp3, up to 10 minutes.")],
+    output: Output,
+    bundle: BundleOption = "starter",
+    json: JsonOption = False,
+) -> None:
+    """Turn a sound file into codes: a .safetensors or .json file."""
+    from llasa.audio import read, replace_file
+    from llasa.bundle import load_bundle
+
+    _check_codes_file(output)
+    sound = read(audio, max_s=MAX_S)
+    codec = load_bundle(bundle).codec
+    began = time.perf_counter()
+    codes = codec.encode([sound])[0]
+    elapsed_s = time.perf_counter() - began
+    replace_file(output, _packed(codes, codec.name, output.suffix))
+    _tell(output, codec.name, len(codes), sound.duration_s, elapsed_s, json)
+
+
+@app.command(epilog=examples("llasa codec decode speech.json -o copy.wav"))
+def decode(
+    codes: Annotated[Path, typer.Argument(help="A file that 'llasa codec encode' wrote.")],
+    output: Output,
+    bundle: BundleOption = "starter",
+    json: JsonOption = False,
+) -> None:
+    """Turn codes back into a sound file: wav, flac, mp3, opus, aac or pcm."""
+    from llasa.audio import check_output, write
+    from llasa.bundle import load_bundle
+
+    format = check_output(output)
+    row, maker = _unpacked(codes)
+    codec = load_bundle(bundle).codec
+    if maker != codec.name:
+        raise ConfigError(
+            f"Decoding '{codes}': it was made with codec '{maker}', this bundle uses '{codec.name}'. "
+            "Name its bundle with --bundle."
+        )
+    began = time.perf_counter()
+    sound = codec.decode([row])[0]
+    elapsed_s = time.perf_counter() - began
+    write(output, sound, format)
+    _tell(output, codec.name, len(row), sound.duration_s, elapsed_s, json)
+
+
+def _check_codes_file(path: Path) -> None:
+    from llasa.audio import check_output
+
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"Writing '{path}': codes go into .safetensors or .json files. Name such a file.")
+    check_output(path, "pcm")  # its folder exists and may be written to
+
+
+def _packed(codes: "Codes", codec: str, suffix: str) -> bytes:
+    if suffix == ".json":
+        return json_format.dumps({"codec": codec, "codes": codes}).encode() + b"\n"
+    import numpy as np
+    from safetensors.numpy import save
+
+    return save({"codes": np.asarray(codes, np.int32)}, {"codec": codec})
+
+
+def _unpacked(path: Path) -> tuple["Codes", str]:
+    """Return the codes of a file and the codec that made them."""
+    from safetensors import SafetensorError
+
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"Reading codes from '{path}': it is no .safetensors or .json file. Name one.")
+    try:
+        codes, codec = (_from_json if path.suffix == ".json" else _from_safetensors)(path)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        todo = "Make it again with: llasa codec encode"
+        raise InputError(f"Reading codes from '{path}': {error!r}. {todo}") from error
+    if not codes or not all(type(code) is int for code in codes):
+        raise InputError(f"Reading codes from '{path}': it holds no list of codes. Make it again.")
+    return codes, codec
+
+
+def _from_json(path: Path) -> tuple["Codes", str]:
+    found = json_format.loads(path.read_text(encoding="utf-8"))
+    return list(found["codes"]), str(found["codec"])
+
+
+def _from_safetensors(path: Path) -> tuple["Codes", str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return file.get_tensor("codes").tolist(), (file.metadata() or {})["codec"]
+
+
+def _tell(output: Path, codec: str, n_codes: int, duration_s: float, elapsed_s: float, json: bool) -> None:
+    factor = elapsed_s / duration_s
+    if json:
+        sizes = {"codes": n_codes, "duration_s": round(duration_s, 3), "elapsed_s": round(elapsed_s, 4)}
+        return emit({"output": output, "codec": codec, **sizes, "real_time_factor": round(factor, 5)})
+    note(
+        f"{n_codes} codes, {duration_s:.2f} s, in {elapsed_s:.2f} s: real-time factor {factor:.3f} ({codec})"
+    )
+    print(output)

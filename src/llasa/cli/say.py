@@ -1,0 +1,209 @@
+"""`llasa say`: a text to a sound file. Everything that can be refused is refused before a model is loaded."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note, tracked
+from llasa.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from llasa.core import Audio, Voice
+    from llasa.synthesizer import Spoken, Synthesizer
+
+EPILOG = examples(
+    'llasa say "Hello there."',
+    "llasa say --file story.txt -o story.mp3 --seed 7",
+    'echo "Hello." | llasa say - -o - | aplay',
+    'llasa say "In my voice." --ref-audio me.wav --ref-text "What I say in it."',
+    'llasa say "Calmly." --temperature 0.5 --set top_k=50',
+)
+STDIO = "-"
+PLAYERS = {
+    "aplay": ("-q",),
+    "paplay": (),
+    "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
+    "afplay": (),
+}
+
+
+def say(
+    text: Annotated[str | None, typer.Argument(help="What to say; '-' reads standard input.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from this file.")] = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="wav, flac, mp3, opus, aac or pcm file; '-' is stdout.")
+    ] = "llasa.wav",
+    voice: Annotated[str | None, typer.Option(help="A name of 'llasa voice list', or a voice file.")] = None,
+    ref_audio: Annotated[Path | None, typer.Option(help="Speak like this recording, 1 to 30 s.")] = None,
+    ref_text: Annotated[str | None, typer.Option(help="What is said in it.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same speech.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Lower is steadier, higher livelier.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Share of the likeliest codes drawn from.")] = None,
+    bundle: BundleOption = "starter",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other sampling field.")
+    ] = None,
+    play: Annotated[bool, typer.Option("--play", help="Also play it.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Say a text and write the sound to a file."""
+    words = _text(text, file)
+    sampling = _sampling(temperature, top_p, set_ or [])
+    format = _check_output(output, json)
+    player = _player() if play else None
+    recording = _recording(ref_audio, ref_text, voice)
+    from llasa.audio import encode, write
+    from llasa.synthesizer import concatenated, load, voiced
+
+    synthesizer = load(bundle)
+    speaker = _cloned(synthesizer, recording, ref_text or "") if recording else synthesizer.voice(voice)
+    began = time.perf_counter()
+    spoken = list(tracked(synthesizer.speak(words, speaker, seed, **sampling), "Speaking"))
+    audio = concatenated(voiced(spoken))
+    elapsed_s = time.perf_counter() - began
+    if output == STDIO:
+        sys.stdout.buffer.write(encode(audio, format))
+        sys.stdout.buffer.flush()
+    else:
+        write(output, audio, format)
+    report = _report(synthesizer, spoken, audio, output, speaker, seed, sampling, elapsed_s)
+    _tell(report, json)
+    if player:
+        _play(player, audio)
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    if (text is None) == (file is None):
+        found = "both a TEXT and --file" if file else "no text"
+        todo = "Give TEXT, or --file FILE, or '-' for standard input"
+        raise ConfigError(f"Reading the text: found {found}. {todo}.")
+    try:
+        if text == STDIO:
+            return sys.stdin.buffer.read().decode("utf-8")
+        return file.read_text(encoding="utf-8") if file else text or ""
+    except OSError as error:
+        found = f"the system says: {error.strerror}"
+        raise InputError(f"Reading the text from '{file}': {found}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        place = file or "standard input"
+        raise InputError(f"Reading the text from '{place}': it is not UTF-8. Save it as UTF-8.") from error
+
+
+def _sampling(temperature: float | None, top_p: float | None, words: list[str]) -> dict[str, object]:
+    from llasa import config
+    from llasa.bundle import Sampling
+
+    named = {"temperature": temperature, "top_p": top_p}
+    chosen = {key: value for key, value in named.items() if value is not None} | config.assignments(words)
+    config.build(Sampling, chosen, "Reading the flags")
+    return chosen
+
+
+def _check_output(output: str, json: bool) -> str:
+    from llasa.audio import check_output
+
+    if output != STDIO:
+        return check_output(output)
+    if json or sys.stdout.isatty():
+        found = "--json prints there too" if json else "it is a terminal"
+        raise ConfigError(f"Writing sound to standard output: {found}. Name a file with -o, or use a pipe.")
+    return "wav"
+
+
+def _recording(ref_audio: Path | None, ref_text: str | None, voice: str | None) -> "Audio | None":
+    if (ref_audio is None) != (ref_text is None):
+        missing = "--ref-text" if ref_audio else "--ref-audio"
+        todo = "Give both the recording and its words"
+        raise ConfigError(f"Reading the reference: {missing} is missing. {todo}.")
+    if ref_audio is None:
+        return None
+    if voice is not None:
+        raise ConfigError("Choosing a voice: found both --voice and --ref-audio. Give one of them.")
+    from llasa.audio import read
+    from llasa.voice import MAX_S, MIN_S
+
+    return read(ref_audio, min_s=MIN_S, max_s=MAX_S)
+
+
+def _cloned(synthesizer: "Synthesizer", recording: "Audio", text: str) -> "Voice":
+    from llasa.voice import create
+
+    return create("reference", recording, text, synthesizer.bundle.codec, keep_reference=False)
+
+
+def _report(
+    synthesizer: "Synthesizer",
+    spoken: "list[Spoken]",
+    audio: "Audio",
+    output: str,
+    voice: "Voice | None",
+    seed: int,
+    sampling: dict[str, object],
+    elapsed_s: float,
+) -> dict[str, object]:
+    bundle = synthesizer.bundle
+    return {
+        "output": output,
+        "duration_s": round(audio.duration_s, 3),
+        "sample_rate": audio.sample_rate,
+        "elapsed_s": round(elapsed_s, 3),
+        "real_time_factor": round(elapsed_s / audio.duration_s, 4),
+        "bundle": bundle.name,
+        "codec": bundle.codec.name,
+        "voice": voice.name if voice else None,
+        "seed": seed,
+        "sampling": bundle.sampling.model_dump() | sampling,
+        "warnings": [warning for one in spoken for warning in one.warnings],
+        "segments": [_segment(one) for one in spoken],
+    }
+
+
+def _segment(spoken: "Spoken") -> dict[str, object]:
+    part, candidate = spoken.segment, spoken.candidate
+    return {
+        "text": part.text,
+        "start": part.start,
+        "end": part.end,
+        "finish": candidate.finish,
+        "codes": len(candidate.codes),
+        "duration_s": round(candidate.audio.duration_s, 3) if candidate.audio else 0.0,
+        "dropped": list(spoken.dropped),
+        "stats": {key: round(value, 4) for key, value in spoken.stats.items()},
+    }
+
+
+def _tell(report: dict[str, object], json: bool) -> None:
+    if json:
+        return emit(report)
+    voice = f"voice {report['voice']}" if report["voice"] else "a voice of its own"
+    note(f"{report['duration_s']} s of speech in {report['elapsed_s']} s, {voice}, seed {report['seed']}")
+    if report["output"] != STDIO:
+        print(report["output"])
+
+
+def _player() -> list[str]:
+    for name, options in PLAYERS.items():
+        if path := shutil.which(name):
+            return [path, *options]
+    raise ConfigError(f"Playing: found none of {', '.join(PLAYERS)}. Install one, or leave out --play.")
+
+
+def _play(player: list[str], audio: "Audio") -> None:
+    from llasa.audio import write
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speech.wav"
+        write(path, audio)
+        try:
+            ended = subprocess.run([*player, str(path)], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise ConfigError(f"Playing with {player[0]}: {error.strerror}. Leave out --play.") from error
+    if ended.returncode:
+        found = ended.stderr.strip().splitlines()[-1:] or [f"it ended with {ended.returncode}"]
+        raise ConfigError(f"Playing with {player[0]}: {found[0]}. Check the sound card, or leave out --play.")

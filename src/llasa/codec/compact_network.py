@@ -1,0 +1,263 @@
+"""The network of the compact codec: its sizes, layers and forward passes. Knows no files and no audio types.
+
+Sound -> log-mel -> ConvNeXt encoder -> FSQ code -> ConvNeXt decoder -> log-mel -> vocoder with an
+inverse-STFT head. Shapes: B batch, T samples, F mel frames, N codes, D width, M mel bands.
+
+Source: FSQ from arXiv 2309.15505; ConvNeXt blocks and the ISTFT head follow the idea of Vocos,
+arXiv 2306.00814.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Sizes. mel_hop in samples; `strides` multiply to mel frames a code; levels of each FSQ dimension.
+
+    mel_floor: natural log of the smallest mel magnitude kept (about -60 dB):
+    below it bits go into inaudible noise.
+    """
+
+    sample_rate: int = 16000
+    n_mels: int = 80
+    n_fft: int = 1024
+    mel_hop: int = 160
+    mel_floor: float = -3.0
+    strides: tuple[int, ...] = (2, 2)
+    levels: tuple[int, ...] = (8, 8, 8, 8)
+    encoder_widths: tuple[int, ...] = (192, 256)
+    encoder_depths: tuple[int, ...] = (3, 4)
+    decoder_widths: tuple[int, ...] = (320, 256, 192)
+    decoder_depths: tuple[int, ...] = (5, 3, 3)
+    vocoder_width: int = 256
+    vocoder_depth: int = 6
+    vocoder_n_fft: int = 640
+
+    @property
+    def frames_per_code(self) -> int:
+        """Mel frames a code."""
+        return int(np.prod(self.strides))
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a code."""
+        return self.mel_hop * self.frames_per_code
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of the codebook."""
+        return int(np.prod(self.levels))
+
+    @property
+    def view(self) -> int:
+        """Codes on each side that a decoded code can depend on: what the convolutions reach, rounded up."""
+        rate, reach = 1.0, 1.0
+        for depth, stride in zip(self.decoder_depths, (*self.strides[::-1], 1), strict=True):
+            reach += (3 * depth + 1) / rate
+            rate *= stride
+        return int(np.ceil(reach + (3 * self.vocoder_depth + 4 + self.vocoder_n_fft / self.mel_hop) / rate))
+
+
+def mel_filters(config: CompactConfig) -> Tensor:
+    """Return triangular filters on the HTK mel scale, [n_fft // 2 + 1, M], unnormalised."""
+    edges_mel = torch.linspace(0, 2595 * np.log10(1 + config.sample_rate / 2 / 700), config.n_mels + 2)
+    edges = 700 * (10 ** (edges_mel / 2595) - 1)
+    bins = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)
+    rise = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rise, fall).clamp(min=0)
+
+
+class LogMel(nn.Module):
+    """Floored log-mel magnitudes: [B, T] -> [B, M, T // mel_hop]; T a multiple of mel_hop."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("filters", mel_filters(config), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        c = self.config
+        padded = F.pad(samples, ((c.n_fft - c.mel_hop) // 2, (c.n_fft - c.mel_hop + 1) // 2))
+        spectrum = torch.stft(
+            padded, c.n_fft, c.mel_hop, window=self.window, center=False, return_complex=True
+        )
+        mel = spectrum.abs().transpose(1, 2) @ self.filters
+        return mel.clamp(min=float(np.exp(c.mel_floor))).log().transpose(1, 2)
+
+
+class ConvNeXt(nn.Module):
+    """Depthwise convolution and pointwise MLP with a scaled skip. [B, D, F] -> [B, D, F]."""
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.scale = nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        # The mask makes a padded row see the zeros that it sees alone.
+        y = self.depthwise(x * mask).transpose(1, 2)
+        return x + (self.scale * self.down(F.gelu(self.up(self.norm(y))))).transpose(1, 2)
+
+
+class Stack(nn.Module):
+    """ConvNeXt blocks of one width, in order."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ConvNeXt(width, 1 / depth) for _ in range(depth))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+def shrink(mask: Tensor, stride: int) -> Tensor:
+    """Return a [B, 1, F] mask at a rate `stride` times lower."""
+    return mask[..., ::stride]
+
+
+class Encoder(nn.Module):
+    """Log-mel [B, M, F] -> latent [B, len(levels), N]."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        widths = (config.n_mels, *config.encoder_widths)
+        self.strides = config.strides
+        self.downs = nn.ModuleList(
+            nn.Conv1d(a, b, 2 * s, stride=s, padding=s // 2)
+            for a, b, s in zip(widths, widths[1:], config.strides, strict=False)
+        )
+        self.stacks = nn.ModuleList(
+            Stack(w, d) for w, d in zip(config.encoder_widths, config.encoder_depths, strict=True)
+        )
+        self.norm = nn.LayerNorm(widths[-1])
+        self.out = nn.Linear(widths[-1], len(config.levels))
+        # Normalised latents spread over all levels; 0.8 keeps the outer ones as frequent as the inner ones.
+        self.whiten = nn.BatchNorm1d(len(config.levels), affine=False)
+
+    def forward(self, mel: Tensor, mask: Tensor) -> Tensor:
+        x = mel
+        for stride, down, stack in zip(self.strides, self.downs, self.stacks, strict=True):
+            x, mask = down(x * mask), shrink(mask, stride)
+            x = stack(x, mask)
+        latent = self.out(self.norm(x.transpose(1, 2))).transpose(1, 2)
+        return 0.8 * self.whiten(latent.float())
+
+
+class FSQ(nn.Module):
+    """Finite scalar quantization (arXiv 2309.15505): latent -> grid point in [-1, 1) and its index."""
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        size = torch.tensor(levels)
+        self.register_buffer("levels", size, persistent=False)
+        self.register_buffer(
+            "basis", torch.cumprod(torch.cat((torch.ones(1, dtype=torch.long), size[:-1])), 0), False
+        )
+        self.register_buffer("reach", (size - 1) * 1.001 / 2, persistent=False)
+        self.register_buffer("offset", 0.5 * (size % 2 == 0), persistent=False)
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (points [B, K, N] with straight-through gradient, codes [B, N])."""
+        reach, offset = self.reach[:, None], self.offset[:, None]
+        bounded = torch.tanh(latent + torch.atanh(offset / reach)) * reach - offset
+        rounded = bounded + (bounded.round() - bounded).detach()
+        digits = rounded.detach().round().long() + (self.levels // 2)[:, None]
+        return rounded / (self.levels // 2)[:, None], (digits * self.basis[:, None]).sum(1)
+
+    def points(self, codes: Tensor) -> Tensor:
+        """Return the grid points [B, K, N] of codes [B, N]."""
+        digits = codes[:, None] // self.basis[:, None] % self.levels[:, None]
+        return (digits - (self.levels // 2)[:, None]) / (self.levels // 2)[:, None]
+
+
+class Decoder(nn.Module):
+    """Grid points [B, K, N] -> log-mel [B, M, F]; `features` are its trunk at code rate."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        widths, strides = config.decoder_widths, config.strides[::-1]
+        self.strides = strides
+        self.embed = nn.Conv1d(len(config.levels), widths[0], 3, padding=1)
+        self.stacks = nn.ModuleList(Stack(w, d) for w, d in zip(widths, config.decoder_depths, strict=True))
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose1d(a, b, 2 * s, stride=s, padding=s // 2)
+            for a, b, s in zip(widths, widths[1:], strides, strict=False)
+        )
+        self.norm = nn.LayerNorm(widths[-1])
+        self.out = nn.Linear(widths[-1], config.n_mels)
+
+    def forward(self, points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (log-mel, features [B, D, N]); mask [B, 1, N]."""
+        x = features = self.stacks[0](self.embed(points * mask), mask)
+        for stride, up, stack in zip(self.strides, self.ups, self.stacks[1:], strict=True):
+            x, mask = up(x * mask), mask.repeat_interleave(stride, -1)
+            x = stack(x, mask)
+        return self.out(self.norm(x.transpose(1, 2))).transpose(1, 2), features
+
+
+class Vocoder(nn.Module):
+    """Log-mel [B, M, F] -> samples [B, F * mel_hop], by an inverse STFT."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Conv1d(config.n_mels, config.vocoder_width, 7, padding=3)
+        self.stack = Stack(config.vocoder_width, config.vocoder_depth)
+        self.norm = nn.LayerNorm(config.vocoder_width)
+        self.out = nn.Linear(config.vocoder_width, config.vocoder_n_fft + 2)
+        self.register_buffer("window", torch.hann_window(config.vocoder_n_fft), persistent=False)
+
+    def forward(self, mel: Tensor, mask: Tensor) -> Tensor:
+        x = self.stack(self.embed((mel - self.config.mel_floor) * mask), mask)
+        magnitude, phase = self.out(self.norm(x.transpose(1, 2))).float().chunk(2, -1)
+        spectrum = torch.polar(magnitude.clamp(max=6).exp(), phase)
+        return self._overlap_add(torch.fft.irfft(spectrum, dim=-1) * self.window, mask)
+
+    def _overlap_add(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Sum windowed frames [B, F, n_fft] and divide by the window's energy, counting real frames only."""
+        c = self.config
+        frames = frames * mask.transpose(1, 2)
+        energy = (self.window**2).expand_as(frames) * mask.transpose(1, 2)
+        size = (frames.shape[1] - 1) * c.mel_hop + c.vocoder_n_fft
+        summed, weight = (
+            F.fold(x.transpose(1, 2), (1, size), (1, c.vocoder_n_fft), stride=(1, c.mel_hop))[:, 0, 0]
+            for x in (frames, energy)
+        )
+        trim = (c.vocoder_n_fft - c.mel_hop) // 2
+        return (summed / weight.clamp(min=1e-3))[:, trim : trim + frames.shape[1] * c.mel_hop]
+
+
+class CompactModel(nn.Module):
+    """The trainable network of the codec."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.log_mel = LogMel(config)
+        self.encoder = Encoder(config)
+        self.quantizer = FSQ(config.levels)
+        self.decoder = Decoder(config)
+        self.vocoder = Vocoder(config)
+
+    def codes(self, samples: Tensor, mask: Tensor) -> Tensor:
+        """Return codes [B, N] of samples [B, N * hop_length]; mask [B, 1, N]."""
+        frames = mask.repeat_interleave(self.config.frames_per_code, -1)
+        return self.quantizer(self.encoder(self.log_mel(samples), frames))[1]
+
+    def samples(self, codes: Tensor, mask: Tensor) -> Tensor:
+        """Return samples [B, N * hop_length] of codes [B, N]; mask [B, 1, N]."""
+        mel, _ = self.decoder(self.quantizer.points(codes), mask)
+        return self.vocoder(mel, mask.repeat_interleave(self.config.frames_per_code, -1))

@@ -1,0 +1,100 @@
+"""TOML files and `field=value` words to frozen, strict pydantic models.
+
+A model stands beside the code that uses it and sets `model_config = STRICT`; this file knows no model.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llasa.errors import ConfigError
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read(path: str | PathLike[str], model: type[Model]) -> Model:
+    """Return the model kept in a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key is unknown, missing or of a wrong value.
+    """
+    doing = f"Reading '{path}'"
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{doing}: the system says: {error.strerror}. Check the path.") from error
+    except ValueError as error:
+        raise ConfigError(f"{doing}: it is no TOML file ({error}). Correct or replace it.") from error
+    return build(model, values, doing)
+
+
+def build(model: type[Model], values: object, doing: str) -> Model:
+    """Return a model of these values; `doing` opens the message of an error.
+
+    Raises:
+        ConfigError: names each unknown key with the nearest valid one, each missing key and each wrong value.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(detail, model) for detail in error.errors()]
+        raise ConfigError(f"{doing}: {' '.join(problems)}") from error
+
+
+def changed(value: Model, changes: Mapping[str, object], doing: str) -> Model:
+    """Return a copy of a model with some fields changed and checked; raises as `build`."""
+    return build(type(value), value.model_dump() | dict(changes), doing)
+
+
+def assignments(words: Sequence[str]) -> dict[str, object]:
+    """Return the values of words like `top_k=50`; a value that is no TOML is taken as text.
+
+    Raises:
+        ConfigError: a word has no `=` or no field before it.
+    """
+    pairs = [word.partition("=") for word in words]
+    for field, sign, _ in pairs:
+        if not field.strip() or not sign:
+            raise ConfigError(f"Reading a setting: found {field + sign!r}. Write it as field=value.")
+    return {field.strip(): _value(text.strip()) for field, _, text in pairs}
+
+
+def unknown(key: str, valid: Sequence[str]) -> str:
+    """Return what an error says of a key that nobody knows."""
+    near = difflib.get_close_matches(key, valid, n=1)
+    return f"unknown key '{key}'. " + (f"Did you mean '{near[0]}'?" if near else f"Keys: {', '.join(valid)}.")
+
+
+def _value(text: str) -> object:
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return found["value"] if len(found) == 1 else text
+
+
+def _problem(detail: Any, model: type[BaseModel]) -> str:
+    *parents, last = detail["loc"] or ("the table",)
+    key = ".".join(map(str, (*parents, last)))
+    if detail["type"] == "extra_forbidden":
+        place = f"in [{'.'.join(map(str, parents))}] " if parents else ""
+        return f"found {place}{unknown(str(last), list(_inner(model, parents).model_fields))}"
+    if detail["type"] == "missing":
+        return f"key '{key}' is missing. Add it."
+    wanted = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"found {key} = {repr(detail['input'])[:80]}. It {wanted}."
+
+
+def _inner(model: type[BaseModel], parents: Sequence[object]) -> type[BaseModel]:
+    for name in parents:
+        if isinstance(name, str) and name in model.model_fields:
+            kinds = (annotation := model.model_fields[name].annotation, *get_args(annotation))
+            model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
+    return model

@@ -1,0 +1,129 @@
+"""The nouns of the package: frozen values that pass between layers. Needs numpy only.
+
+Shapes: T samples, N codes. `Codes` and `Ids` are plain lists of int: they compare, print and serialise, and
+no device or dtype crosses a boundary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Codes = list[int]
+Ids = list[int]
+
+Finish = Literal["stop", "length", "loop", "cancelled", "pruned", "partial"]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Mono sound.
+
+    samples: float32 [T] in [-1, 1].
+    sample_rate: Hz.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How speech should sound: the codes of a reference recording and its transcript.
+
+    codes: [N] of the reference.
+    codec: `name@weights-hash` of the codec the codes belong to.
+    reference: the recording itself, if kept.
+    source: where the recording came from. consent: the speaker's consent statement.
+    """
+
+    name: str
+    text: str
+    codes: Codes
+    codec: str
+    reference: Audio | None = None
+    source: str = ""
+    consent: str = ""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One thing to say, in one go."""
+
+    id: str
+    text: str
+    voice: Voice | None = None
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recorded thing: a row of a manifest. `start_s` and `end_s` cut it out of its file."""
+
+    id: str
+    audio: str
+    text: str
+    speaker: str = ""
+    language: str = "en"
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How an engine draws ids; names as in vLLM.
+
+    The engine knows no markers: `prompt.py` supplies `allowed_token_ids` and `stop_token_ids`.
+    Random numbers are a function of (seed, candidate, absolute position), so candidate i does not depend on
+    `n`. temperature 0 is greedy. top_k 0 means no limit. min_tokens: ids before any stop id may be drawn.
+    repetition_penalty acts on generated ids only. loop_guard: end a candidate that cycles, rolled back to the
+    first turn of the cycle, with finish `loop`.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 1
+    max_tokens: int = 1024
+    n: int = 1
+    seed: int = 0
+    allowed_token_ids: tuple[int, ...] | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: bool = False
+    loop_guard: bool = True
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What an engine returns for one candidate.
+
+    ids: generated ids, without the prompt and without the stop id. logprobs: nats, one per id, if asked for
+    (of the distribution over the allowed ids at temperature 1).
+    stats: seconds and counts measured by the engine.
+    """
+
+    ids: Ids
+    finish: Finish
+    logprobs: list[float] | None = None
+    stats: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One attempt at an utterance. `codes` never include the voice's;
+    `logprob` is the mean in nats a code.
+    """
+
+    utterance: Utterance
+    codes: Codes
+    finish: Finish
+    logprob: float | None = None
+    audio: Audio | None = None

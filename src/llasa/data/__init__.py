@@ -1,0 +1,1 @@
+"""Training data: what recordings become before a model sees them."""

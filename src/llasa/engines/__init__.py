@@ -1,0 +1,1 @@
+"""Language-model engines: token ids in, token ids out."""

@@ -1,0 +1,68 @@
+"""The engine contract: token ids in, token ids out. Knows no text, no markers and no audio."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llasa.core import Finish, Generation, Ids, SamplingParams
+
+
+@dataclass(frozen=True)
+class Step:
+    """News of one candidate: ids drawn since its last step; `finish` is set on its last one.
+
+    `rollback`: how many ids already given are withdrawn (a loop cut back), counted before `ids` are added.
+    """
+
+    candidate: int
+    ids: Ids
+    finish: Finish | None = None
+    rollback: int = 0
+
+
+class Request(Protocol):
+    """One prompt in flight, with `params.n` candidates."""
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield steps as ids come."""
+        ...
+
+    def cancel(self, candidate: int | None = None) -> None:
+        """Stop one candidate, or all; the slot is free within one step."""
+        ...
+
+    def result(self) -> list[Generation]:
+        """Wait, then return one generation per candidate, in order."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs the language model. max_length: prompt and generated ids together.
+    concurrency: live candidates.
+    """
+
+    name: str
+    max_length: int
+    concurrency: int
+
+    def submit(self, prompt: Ids, params: SamplingParams) -> Request:
+        """Start `params.n` candidates of one prompt; thread-safe; requests in flight share one step loop.
+
+        Raises ConfigError for parameters out of range, InputError for a prompt that leaves no room.
+        """
+        ...
+
+
+def generate(engine: Engine, prompts: Sequence[Ids], params: SamplingParams) -> list[list[Generation]]:
+    """Return `params.n` generations for each prompt, in order."""
+    requests = [engine.submit(prompt, params) for prompt in prompts]
+    return [request.result() for request in requests]
+
+
+def stream(engine: Engine, prompt: Ids, params: SamplingParams) -> Iterator[Step]:
+    """Yield the steps of one prompt; closing the iterator cancels the request."""
+    request = engine.submit(prompt, params)
+    try:
+        yield from request
+    finally:
+        request.cancel()

@@ -1,0 +1,214 @@
+"""Drawing ids from logits, and noticing when a candidate runs in circles. Knows no model, cache or threads.
+
+Shapes: B rows (live candidates), A allowed ids. Rows have their own parameters and never affect each other.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llasa.core import SamplingParams
+from llasa.errors import ConfigError, EngineError
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_WORD = 0xFFFFFFFFFFFFFFFF
+_HEAD_OF_RANKING = 256
+
+
+def check(params: SamplingParams, vocab_size: int) -> None:
+    """Refuse parameters that an engine cannot obey.
+
+    Args:
+        params: what the caller asked for.
+        vocab_size: ids lie in [0, vocab_size).
+
+    Raises:
+        ConfigError: names the field, what it held and what it may hold.
+    """
+    ids = f"ids in [0, {vocab_size})"
+    allowed, stops = params.allowed_token_ids, params.stop_token_ids
+    rules = (
+        ("temperature", 0 <= params.temperature < math.inf, "0 (greedy) or a finite number above it"),
+        ("top_p", 0 < params.top_p <= 1, "a number in (0, 1]"),
+        ("top_k", params.top_k >= 0, "0 (no limit) or a count above it"),
+        (
+            "repetition_penalty",
+            0 < params.repetition_penalty < math.inf,
+            "a finite number above 0 (1 is off)",
+        ),
+        ("n", params.n >= 1, "a count of at least 1"),
+        ("max_tokens", params.max_tokens >= 1, "a count of at least 1"),
+        ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"a count in [0, {params.max_tokens}]"),
+        ("stop_token_ids", _inside(stops, vocab_size), ids),
+        ("allowed_token_ids", allowed is None or (len(allowed) > 0 and _inside(allowed, vocab_size)), ids),
+        ("adapter", params.adapter is None, "None: this engine has no adapters"),
+    )
+    for field, holds, expected in rules:
+        if not holds:
+            found = shorten(repr(getattr(params, field)), 80)
+            raise ConfigError(f"Sampling: {field} is {found}. Set it to {expected}.")
+    if params.min_tokens and allowed is not None and all(i in stops for i in allowed):
+        raise ConfigError(
+            f"Sampling: min_tokens is {params.min_tokens}, yet every allowed id is a stop id. "
+            "Allow at least one id that is not in stop_token_ids."
+        )
+
+
+def _inside(ids: Sequence[int], vocab_size: int) -> bool:
+    return not ids or (min(ids) >= 0 and max(ids) < vocab_size)
+
+
+def stream_key(seed: int, candidate: int) -> int:
+    """Return the 64-bit key of one candidate's random stream; a function of its arguments only."""
+    outer = _mix(np.array([seed & _WORD], np.uint64) + np.uint64(_GOLDEN))
+    return int(_mix(outer + np.array([candidate * _GOLDEN & _WORD], np.uint64))[0])
+
+
+def uniforms(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return one random number for each row, the same whenever key and position are the same.
+
+    Args:
+        keys: uint64 [B], from `stream_key`.
+        positions: integers [B], index of the id to be drawn, counted from the start of the whole prompt.
+
+    Returns:
+        float64 [B] in [0, 1), multiples of 2^-52.
+
+    Source: Steele, Lea, Flood, *Fast Splittable Pseudorandom Number Generators*, 2014 (SplitMix64, entered at
+        any step).
+    """
+    steps = (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+    return (_mix(keys + steps) >> np.uint64(12)).astype(np.float64) * 2.0**-52
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of B rows as tensors [B]; the flags tell which work no row needs."""
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    penalty: Tensor
+    all_greedy: bool
+    truncates: bool
+    penalises: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingParams], device: torch.device) -> "Settings":
+        """Collect the parameters of each row."""
+        return cls(
+            torch.tensor([p.temperature for p in rows], dtype=torch.float32, device=device),
+            torch.tensor([p.top_k for p in rows], device=device),
+            torch.tensor([p.top_p for p in rows], dtype=torch.float64, device=device),
+            torch.tensor([p.repetition_penalty for p in rows], dtype=torch.float32, device=device),
+            all_greedy=all(p.temperature == 0 for p in rows),
+            truncates=any(p.top_k or p.top_p < 1 for p in rows),
+            penalises=any(p.repetition_penalty != 1 for p in rows),
+        )
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """Return logits [B, A] with the `seen` [B, A] ids made less likely where `penalty` [B] is above 1.
+
+    Source: Keskar et al., *CTRL*, 2019, section 4.1, with the sign rule of transformers.
+    """
+    factor = penalty[:, None]
+    return torch.where(seen, torch.where(logits > 0, logits / factor, logits * factor), logits)
+
+
+def draw(logits: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
+    """Return one column of `logits` for each row: the likeliest, or one drawn by inverting the distribution.
+
+    Args:
+        logits: float32 [B, A]; minus infinity forbids.
+        settings: of the same B rows.
+        uniform: float64 [B] in [0, 1).
+
+    Returns:
+        columns [B] in [0, A).
+
+    Raises:
+        EngineError: a row has no finite maximum.
+    """
+    peak, greedy = logits.max(-1, keepdim=True)
+    if not torch.isfinite(peak).all():
+        raise EngineError(
+            "Sampling: the model returned logits that are not finite. Check its weights, or use float32."
+        )
+    if settings.all_greedy:
+        return greedy[:, 0]
+    cold = settings.temperature == 0
+    probs = ((logits - peak) / settings.temperature.masked_fill(cold, 1)[:, None]).softmax(-1)
+    if settings.truncates:
+        probs = probs.masked_fill(probs < _thresholds(probs, settings)[:, None], 0)
+    mass = probs.cumsum(-1, dtype=torch.float64)
+    picked = torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True)
+    return torch.where(cold, greedy[:, 0], picked[:, 0])
+
+
+def _thresholds(probs: Tensor, settings: Settings) -> Tensor:
+    """Return the least probability [B] that top_k, then top_p of what is left, keep; ties stay together."""
+    width = probs.shape[-1]
+    limit = settings.top_k.masked_fill(settings.top_k == 0, width).clamp(max=width)
+    # Sorting everything is ten times dearer than the head of the ranking, which nearly always decides.
+    head = max(_HEAD_OF_RANKING, int(limit.masked_fill(limit == width, 0).max()))
+    for size in (min(head, width), width):
+        ranked = probs.topk(size).values
+        mass = ranked.cumsum(-1, dtype=torch.float64)
+        kept = mass.gather(-1, (limit.clamp(max=size) - 1)[:, None])[:, 0].masked_fill(limit == width, 1)
+        nucleus = (mass < (settings.top_p * kept)[:, None]).sum(-1) + 1
+        count = torch.minimum(limit, nucleus.masked_fill(settings.top_p == 1, width))
+        if bool(((count <= size) | (count == width)).all()):
+            break
+    last = ranked.gather(-1, (count.clamp(max=size) - 1)[:, None])[:, 0]
+    return last.masked_fill(count == width, 0)
+
+
+@dataclass(frozen=True)
+class LoopGuard:
+    """When ids count as a loop: a cycle of at most `max_period` ids, turned `min_repeats` times or more, that
+    covers `min_span` ids or more.
+
+    The defaults leave a held vowel or a second of silence alone at 25 and at 50 codes a second.
+    """
+
+    min_repeats: int = 4
+    min_span: int = 64
+    max_period: int = 32
+
+    def __post_init__(self) -> None:
+        for field, least in (("min_repeats", 2), ("min_span", 2), ("max_period", 1)):
+            if getattr(self, field) < least:
+                raise ConfigError(
+                    f"Loop guard: {field} is {getattr(self, field)}. Set it to {least} or more."
+                )
+
+
+class LoopWatch:
+    """Follows the ids of one candidate, at a cost of O(max_period) an id."""
+
+    def __init__(self, guard: LoopGuard) -> None:
+        self._recent = np.full(guard.max_period, -1, np.int64)
+        self._matches = np.zeros(guard.max_period, np.int64)
+        self._periods = np.arange(1, guard.max_period + 1)
+        self._enough = np.maximum(self._periods * guard.min_repeats, guard.min_span) - self._periods
+
+    def push(self, token_id: int) -> int:
+        """Take the next id; return how many of the last ids repeat a loop's first turn, 0 without a loop."""
+        self._matches += 1
+        self._matches *= self._recent == token_id
+        self._recent[1:] = self._recent[:-1]
+        self._recent[0] = token_id
+        looping = self._matches >= self._enough
+        return int(self._matches[looping.argmax()]) if looping.any() else 0

@@ -1,0 +1,45 @@
+"""The exceptions a caller may meet. Each message says what was being done, what was found, and what to do."""
+
+
+class LlasaError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(LlasaError, ValueError):
+    """A value, name or key the user gave is not valid."""
+
+
+class InputError(LlasaError, ValueError):
+    """Audio or text that cannot be used: empty, silent, too long, damaged."""
+
+
+class BundleError(LlasaError):
+    """A model folder is incomplete, damaged or incompatible."""
+
+
+class EngineError(LlasaError):
+    """The language-model backend failed.
+
+    `retryable` tells whether the same call may succeed later.
+    """
+
+    def __init__(self, message: str, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class EngineBusy(EngineError):
+    """The engine takes no more work now; always retryable."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
+
+
+class MissingExtra(LlasaError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, doing: str, module: str, extra: str) -> None:
+        super().__init__(
+            f"{doing} needs the Python package '{module}', which is not installed. "
+            f"Install it with: pip install 'llasa[{extra}]'"
+        )

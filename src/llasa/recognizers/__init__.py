@@ -1,0 +1,1 @@
+"""Recognisers: sound to what was said."""

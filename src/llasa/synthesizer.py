@@ -1,0 +1,272 @@
+"""The conductor: text -> segments -> ids -> codes -> sound. The only file that knows the order of the steps.
+
+It must not know files of sound, command lines or the inside of any part.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import tee
+from os import PathLike, fspath
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from llasa import config
+from llasa.bundle import Bundle, load_bundle
+from llasa.core import Audio, Candidate, Generation, Ids, SamplingParams, Utterance, Voice
+from llasa.engines.base import Request
+from llasa.errors import EngineError, InputError
+from llasa.stream import join
+from llasa.text.normalize import Normalized, normalize
+from llasa.text.segment import Segment, segment
+from llasa.voice import check_codec
+from llasa.voice import load as load_voice
+
+# Fitted to 7,600 sentences of six synthetic voices, all within a factor of 1.7.
+START_S, CHARACTERS_PER_S = 0.5, 18.0
+# Speech that takes longer than this has gone wrong, even by a slow speaker.
+LONGEST, LONGEST_EXTRA_S = 2.5, 1.0
+# No word is shorter: before this the end marker can only be a mistake.
+SHORTEST_S = 0.2
+EDGE_SILENCE_S = 0.1  # kept at the ends of a segment: pauses are the text's business
+
+VoiceLike = Voice | str | PathLike[str]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One segment, said.
+
+    candidate: its `audio` is None if it has no codes. number, total: which of how many segments, from 1.
+    dropped: pieces of the text that could not be said. stats: the engine's seconds and counts, and `codec_s`.
+    """
+
+    segment: Segment
+    candidate: Candidate
+    number: int = 1
+    total: int = 1
+    dropped: tuple[str, ...] = ()
+    stats: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a listener should know, one sentence each; nothing if all went well."""
+        place, finish = f"Segment {self.number} of {self.total}", self.candidate.finish
+        found = [f"{place}: could not say {' '.join(map(repr, self.dropped))}."] if self.dropped else []
+        if self.candidate.audio is None:
+            return (*found, f"{place}: no speech came ({finish}).")
+        return (*found, *([f"{place}: ended by {_ENDS[finish]}."] if finish in _ENDS else []))
+
+
+_ENDS = {"length": "the length limit, words may be missing", "loop": "a loop, words may be missing"}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One utterance made ready for the engine."""
+
+    utterance: Utterance
+    prompt: Ids
+    params: SamplingParams
+    dropped: tuple[str, ...]
+
+
+class Synthesizer:
+    """Speaks with the parts of a bundle.
+
+    Sampling parameters are the fields of `bundle.Sampling`; those not given are the bundle's. The same text,
+    voice, seed and parameters give the same sound on the same machine.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def warm_up(self) -> None:
+        """Load every part now, so that the first text does not wait for it."""
+        _ = self.bundle.codec, self.bundle.prompt, self.bundle.phonemizer, self.bundle.engine
+
+    def say(self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object) -> Audio:
+        """Return a text as speech; the pieces of `stream`, joined.
+
+        Args:
+            text: as people write it, of any length.
+            voice: a name, a `Voice` or the path of a voice file; the bundle's default voice if None.
+            seed: any integer.
+            sampling: such as `temperature=0.6`.
+
+        Raises:
+            InputError: nothing in the text can be said, or the voice is too long.
+            ConfigError: no such voice, or a sampling parameter is unknown or out of range.
+            BundleError: a part of the bundle is damaged, or the voice belongs to another codec.
+            EngineError: the language model failed, or gave no speech at all.
+        """
+        return concatenated(self.stream(text, voice, seed, **sampling))
+
+    def stream(
+        self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object
+    ) -> Iterator[Audio]:
+        """Return an iterator over the speech of a text, segment by segment, with the pauses between.
+
+        The next segment is made while the caller handles the last. Arguments and errors as for `say`; what
+        can be refused is refused before this returns.
+        """
+        return voiced(self.speak(text, voice, seed, **sampling))
+
+    def speak(
+        self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object
+    ) -> Iterator[Spoken]:
+        """Return an iterator over the segments of a text, said, with all that is known of each.
+
+        A segment that loops, runs into the limit or stays empty is given like any other: see
+        `Spoken.warnings`. Arguments and errors as for `stream`.
+        """
+        segments, speaker = segment(text), self.voice(voice)
+        jobs = [self._job(str(i), part.text, speaker, 1, seed, sampling) for i, part in enumerate(segments)]
+        return self._speak(segments, jobs)
+
+    def candidates(
+        self, text: str, voice: VoiceLike | None = None, n: int = 1, seed: int = 0, **sampling: object
+    ) -> list[Candidate]:
+        """Return `n` attempts at saying a text in one go; candidate i does not depend on `n`.
+
+        Args:
+            text: short enough for one go; `text.segment.segment` cuts longer ones.
+            n: how many, 1 or more.
+
+        Returns:
+            Candidates in order, with `audio` where there are codes. Other arguments and errors as for `say`.
+        """
+        job = self._job("0", text, self.voice(voice), n, seed, sampling)
+        return self._heard(job, self._submit(job).result())
+
+    def voice(self, voice: VoiceLike | None) -> Voice | None:
+        """Return the voice to speak with, checked against the codec; None if the bundle has no default.
+
+        Raises:
+            ConfigError: no such voice. BundleError: a damaged file, or codes of another codec.
+        """
+        chosen = self.bundle.default_voice if voice is None else voice
+        if chosen is None:
+            return None
+        if not isinstance(chosen, Voice):
+            chosen = load_voice(chosen) if _is_path(chosen) else self.bundle.voices.get(fspath(chosen))
+        check_codec(chosen, self.bundle.codec)
+        return chosen
+
+    def _job(
+        self, id: str, text: str, voice: Voice | None, n: int, seed: int, sampling: Mapping[str, object]
+    ) -> _Job:
+        normal = normalize(text)
+        form = self._form(normal)
+        reference = replace(voice, text=self._form(normalize(voice.text))) if voice else None
+        prompt = self.bundle.prompt.render(form, reference)
+        params = self._params(normal, len(prompt), sampling)
+        dropped = (*normal.dropped, *self.bundle.prompt.text_ids(form)[1])
+        return _Job(Utterance(id, text, voice), prompt, replace(params, n=n, seed=seed), dropped)
+
+    def _form(self, normal: Normalized) -> str:
+        """Return normalised text in the form that the language model reads."""
+        phonemizer = self.bundle.phonemizer
+        return phonemizer(normal.text) if phonemizer else normal.text
+
+    def _params(self, normal: Normalized, n_prompt: int, sampling: Mapping[str, object]) -> SamplingParams:
+        chosen = config.changed(self.bundle.sampling, sampling, "Choosing sampling parameters")
+        expected = START_S + len(normal.text) / CHARACTERS_PER_S
+        room = min(self.bundle.max_length, self.bundle.engine.max_length) - n_prompt
+        if room < self._count(expected):
+            raise InputError(
+                f"Saying {normal.text[:40]!r}: it takes about {expected:.0f} s, but with text and voice "
+                f"there is room for {max(room, 0) / self._codes_per_s:.0f} s. Use a shorter voice or text."
+            )
+        limit = chosen.max_tokens or self._count(LONGEST * expected + LONGEST_EXTRA_S)
+        limit = min(limit, room)
+        first = min(limit, self._count(SHORTEST_S)) if chosen.min_tokens is None else chosen.min_tokens
+        fields: dict[str, Any] = chosen.model_dump() | {"max_tokens": limit, "min_tokens": first}
+        return self.bundle.prompt.constrain(SamplingParams(**fields))
+
+    def _count(self, seconds: float) -> int:
+        return math.ceil(seconds * self._codes_per_s)
+
+    @property
+    def _codes_per_s(self) -> float:
+        return self.bundle.codec.sample_rate / self.bundle.codec.hop_length
+
+    def _submit(self, job: _Job) -> Request:
+        return self.bundle.engine.submit(job.prompt, job.params)
+
+    def _speak(self, segments: Sequence[Segment], jobs: Sequence[_Job]) -> Iterator[Spoken]:
+        # One request at a time: rounding depends on who shares a step, and a seed must give its sound again.
+        request = self._submit(jobs[0])
+        try:
+            for number, (part, job) in enumerate(zip(segments, jobs, strict=True), 1):
+                generations = request.result()
+                if number < len(jobs):
+                    request = self._submit(jobs[number])
+                yield self._spoken(part, job, generations, number, len(jobs))
+        finally:
+            request.cancel()
+
+    def _spoken(
+        self, part: Segment, job: _Job, generations: list[Generation], number: int, total: int
+    ) -> Spoken:
+        began = time.perf_counter()
+        candidate = self._heard(job, generations)[0]
+        stats = {**generations[0].stats, "codec_s": time.perf_counter() - began}
+        spoken = Spoken(part, candidate, number, total, job.dropped, stats)
+        for warning in spoken.warnings:
+            _log.warning("%s", warning)
+        return spoken
+
+    def _heard(self, job: _Job, generations: Sequence[Generation]) -> list[Candidate]:
+        """Return the candidates of an utterance, those with codes decoded in one batch."""
+        rows = [self.bundle.prompt.codes(generation.ids) for generation in generations]
+        voice = job.utterance.voice
+        sounds = iter(self.bundle.codec.decode([row for row in rows if row], voice.codes if voice else None))
+        return [
+            Candidate(job.utterance, row, made.finish, _mean(made.logprobs), next(sounds) if row else None)
+            for row, made in zip(rows, generations, strict=True)
+        ]
+
+
+def load(
+    name_or_path: str | PathLike[str] = "starter", device: str | None = None, dtype: str | None = None
+) -> Synthesizer:
+    """Return a synthesizer over a bundle; arguments and errors as for `bundle.load_bundle`."""
+    return Synthesizer(load_bundle(name_or_path, device, dtype))
+
+
+def voiced(spoken: Iterable[Spoken]) -> Iterator[Audio]:
+    """Yield the sounds of segments as they come, with the pauses that their text asks for.
+
+    Raises:
+        EngineError: none of them has any sound.
+    """
+    heard, again = tee(one for one in spoken if one.candidate.audio is not None)
+    sounds = (one.candidate.audio for one in heard if one.candidate.audio is not None)
+    pauses = (one.segment.pause_s for one in again)
+    silent = True
+    for piece in join(sounds, pauses, max_silence_s=EDGE_SILENCE_S):
+        silent = False
+        yield piece
+    if silent:
+        raise EngineError("Speaking: no segment came out with any speech. Try another seed or voice.")
+
+
+def concatenated(pieces: Iterable[Audio]) -> Audio:
+    """Return the pieces of a stream, at least one and all of one rate, as one sound."""
+    parts = list(pieces)
+    return Audio(np.concatenate([part.samples for part in parts]), parts[0].sample_rate)
+
+
+def _is_path(voice: str | PathLike[str]) -> bool:
+    return not isinstance(voice, str) or voice.endswith(".safetensors") or len(PurePath(voice).parts) > 1
+
+
+def _mean(logprobs: list[float] | None) -> float | None:
+    return sum(logprobs) / len(logprobs) if logprobs else None

@@ -1,0 +1,1 @@
+"""Text front end: what was written -> words to say -> phones, and long text -> segments."""

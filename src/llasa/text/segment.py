@@ -1,0 +1,144 @@
+"""Long text -> segments short enough to say in one go, with the pause after each.
+
+Sentences and clauses are read off the marks of the normalised text, so abbreviations and decimals do not
+split. Must not know: voices, engines, audio.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from llasa.errors import ConfigError
+from llasa.text.normalize import Normalized, normalize
+
+PARAGRAPH_S, SENTENCE_S, CLAUSE_S = 0.6, 0.3, 0.12
+
+_STARTS = (
+    "and but or nor because which that while when if so although though since where who until unless before "
+    "after as then than yet whether to in on at for from with by into between through during without"
+)
+_PHRASE_STARTS = frozenset(_STARTS.split(" "))
+# What it costs to end a segment there; each further segment costs 1 to 2, one of two words or fewer 4 more.
+_SEMICOLON, _COMMA, _PHRASE, _ANYWHERE = 0.0, 0.5, 2.0, 8.0
+_SHORT_WORDS, _SHORT_COST = 2, 4.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of text to be said in one go.
+
+    text: as written. start, end: its place [start, end) in the original characters.
+    pause_s: seconds of silence after it.
+    """
+
+    text: str
+    start: int
+    end: int
+    pause_s: float
+
+
+@dataclass(frozen=True)
+class _Token:
+    """The words that one written token gives, which cannot be parted; `gap` is what is written after it."""
+
+    words: int
+    mark: str
+    end: int  # in the original
+    gap: str
+    next: str  # the word after, if it begins with a small letter
+
+
+def segment(text: str, max_words: int = 16) -> list[Segment]:
+    """Split a text into segments of at most `max_words` spoken words, at the best places.
+
+    Together the segments hold every character of the text but white space, in order. Only a written token
+    that gives more words than `max_words` (a long number) makes a longer one.
+
+    Args:
+        text: any text with something to say.
+        max_words: words of the normalised text, 1 or more.
+
+    Raises:
+        ConfigError: `max_words` is below 1. InputError: nothing in the text can be said.
+    """
+    if max_words < 1:
+        raise ConfigError(f"Splitting text into segments: max_words is {max_words}. Use 1 or more.")
+    tokens = _tokens(text, normalize(text))
+    pauses = [_pause_after(token) for token in tokens]
+    pauses[-1] = PARAGRAPH_S
+    segments, first = [], 0
+    for last, pause in enumerate(pauses):
+        if pause > CLAUSE_S:
+            parts = _split(tokens[first : last + 1], max_words)
+            ends = [first + part for part in parts]
+            segments += [(tokens[end - 1], CLAUSE_S) for end in ends[:-1]] + [(tokens[last], pause)]
+            first = last + 1
+    return _cut(text, segments)
+
+
+def _cut(text: str, lasts: Sequence[tuple[_Token, float]]) -> list[Segment]:
+    borders = [0, *(_border(token) for token, _ in lasts[:-1]), len(text)]
+    segments = []
+    for (start, end), (_, pause_s) in zip(pairwise(borders), lasts, strict=True):
+        piece = text[start:end]
+        start += len(piece) - len(piece.lstrip())
+        segments.append(Segment(piece.strip(), start, start + len(piece.strip()), pause_s))
+    return segments
+
+
+def _border(token: _Token) -> int:
+    """Signs before the first white space belong to the word before, the others to the word after."""
+    space = re.search(r"\s", token.gap)
+    return token.end + (space.start() if space else len(token.gap))
+
+
+def _tokens(text: str, normal: Normalized) -> list[_Token]:
+    words = normal.text.split(" ")
+    parted = (i for i in range(1, len(words)) if normal.spans[i][0] >= normal.spans[i - 1][1])
+    starts = [0, *parted, len(words)]
+    tokens = []
+    for first, after in pairwise(starts):
+        end = normal.spans[after - 1][1]
+        following = normal.spans[after][0] if after < len(words) else len(text)
+        mark = words[after - 1].lstrip("abcdefghijklmnopqrstuvwxyz'")
+        next_word = words[after] if after < len(words) and text[following].islower() else ""
+        tokens.append(_Token(after - first, mark, end, text[end:following], next_word))
+    return tokens
+
+
+def _pause_after(token: _Token) -> float:
+    """Seconds after a token; no more than a clause's inside a sentence."""
+    if re.search(r"\n\s*?\n", token.gap):
+        return PARAGRAPH_S
+    quoted = token.mark in ("?", "!") and token.next and re.match("['\"”’»]", token.gap.lstrip("?!"))
+    return SENTENCE_S if token.mark in (".", "?", "!") and not quoted else CLAUSE_S
+
+
+def _split(tokens: Sequence[_Token], max_words: int) -> list[int]:
+    """Return where the cheapest parts of a sentence end, [parts], increasing; the last is the whole."""
+    cost, came_from = [0.0], [0]
+    for end in range(1, len(tokens) + 1):
+        options, words = [], 0
+        for start in reversed(range(end)):
+            words += tokens[start].words
+            if words > max_words and start < end - 1:
+                break
+            options.append((cost[start] + _cost(words, max_words), start))
+        best, start = min(options)
+        cost.append(best + (_cost_of_end(tokens[end - 1]) if end < len(tokens) else 0.0))
+        came_from.append(start)
+    ends = [len(tokens)]
+    while came_from[ends[-1]]:
+        ends.append(came_from[ends[-1]])
+    return ends[::-1]
+
+
+def _cost(words: int, max_words: int) -> float:
+    return 1.0 + (_SHORT_COST if words <= _SHORT_WORDS else 0.0) + (words / max_words) ** 2
+
+
+def _cost_of_end(token: _Token) -> float:
+    if set(token.gap) & set(";:"):
+        return _SEMICOLON
+    return _COMMA if token.mark else _PHRASE if token.next in _PHRASE_STARTS else _ANYWHERE

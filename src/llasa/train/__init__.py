@@ -1,0 +1,1 @@
+"""Training: every loop, loss and checkpoint. Inference never imports from here."""

@@ -1,0 +1,185 @@
+"""The CTC recogniser: its texts, likelihoods, decoding, files and training."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llasa.core import Audio
+from llasa.errors import BundleError, InputError
+from llasa.recognizers.base import TextForm
+from llasa.recognizers.ctc import BLANK, LAYOUTS, MARK, TOKENS, CtcModel, CtcRecognizer, levelled, token_ids
+from llasa.train.loop import Plan, fit
+from llasa.train.recognizer import Corpus, CtcTask, disturbed, is_held_out, masked
+
+
+def tone(n_samples: int = 8000) -> Audio:
+    return Audio(0.2 * np.sin(np.arange(n_samples) * 0.3).astype(np.float32), 16000)
+
+
+def read(text: str, form: TextForm) -> list[str]:
+    return [TOKENS[form][i - 1] for i in token_ids(text, form)]
+
+
+def test_phone_texts_become_tokens_and_punctuation_ends_words() -> None:
+    assert read("HH AY , DH EH R | M AE N .", "phones") == [
+        "HH",
+        "AY",
+        "|",
+        "DH",
+        "EH",
+        "R",
+        "|",
+        "M",
+        "AE",
+        "N",
+    ]
+
+
+def test_character_texts_become_tokens_without_punctuation() -> None:
+    assert "".join(read(" it's  a, b? ", "characters")) == "it's a b"
+
+
+@pytest.mark.parametrize(
+    "text, form, found",
+    [("hello", "phones", "hello"), ("A cat", "characters", "A"), (" .", "phones", "no tokens")],
+)
+def test_unreadable_texts_are_named(text: str, form: TextForm, found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        token_ids(text, form)
+
+
+def test_the_likelihood_sums_over_all_alignments() -> None:
+    recognizer = CtcRecognizer.random(seed=3, text_form="characters")
+    sound = tone(4 * recognizer.config.frame_length)
+    scores = recognizer._log_probs([sound])[0][0]
+    wanted, total = token_ids("ab", "characters"), 0.0
+    for path in itertools.product((BLANK, *wanted), repeat=4):
+        if [k for k, _ in itertools.groupby(path) if k != BLANK] == wanted:
+            total += float(scores[range(4), list(path)].sum().exp())
+    assert recognizer.log_likelihood([sound], ["ab"])[0] == pytest.approx(np.log(total) / 2, abs=1e-5)
+
+
+def test_greedy_joins_repeats_and_drops_blanks() -> None:
+    recognizer = CtcRecognizer.random(text_form="characters")
+    a, b = token_ids("ab", "characters")
+    ids = [0, a, a, 0, a, MARK, MARK, b, MARK]
+    scores = torch.full((len(ids), 29), -5.0)
+    scores[range(len(ids)), ids] = -0.5
+    heard = recognizer._greedy(scores)
+    assert heard.text == "aa b" and heard.tokens == ("a", "a", " ", "b", " ")
+    frame_s = recognizer.config.frame_length / 16000
+    assert heard.spans[0] == (frame_s, 3 * frame_s) and heard.spans[1] == (4 * frame_s, 5 * frame_s)
+    assert heard.logprobs == (-0.5,) * 5
+
+
+def test_loudness_does_not_matter_and_silence_stays_silent() -> None:
+    samples = tone().samples
+    np.testing.assert_allclose(levelled(samples), levelled(samples * 0.1), rtol=1e-5)
+    assert np.abs(levelled(np.zeros(100, np.float32))).max() == 0
+    assert np.abs(levelled(np.full(100, 1e-5, np.float32))).max() < 1e-3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_saved_recogniser_loads_the_same(layout: str, tmp_path: Path) -> None:
+    first = CtcRecognizer(CtcModel(LAYOUTS[layout]))
+    first.save(tmp_path)
+    second = CtcRecognizer.load(tmp_path)
+    assert second.config == first.config and second.name.startswith(f"ctc-{first.text_form}@")
+    assert second.transcribe([tone()]) == first.transcribe([tone()])
+
+
+def test_the_layouts_are_small_and_share_nothing() -> None:
+    a, b = LAYOUTS["A"], LAYOUTS["B"]
+    assert not set(a.blocks) & set(b.blocks) and a.text_form != b.text_form and a.stride != b.stride
+    for config in (a, b):
+        assert 1e6 < sum(p.numel() for p in CtcModel(config).parameters()) < 1.5e6
+
+
+def damage_weights(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def change_config(**fields: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        known = json.loads((folder / "config.json").read_text("utf-8"))
+        (folder / "config.json").write_text(json.dumps(known | fields), "utf-8")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_weights,
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "config.json").write_text("{", "utf-8"),
+        lambda folder: (folder / "config.json").write_text("[]", "utf-8"),
+        change_config(width=32),
+        change_config(text_form="characters"),
+        change_config(text_form="runes"),
+        change_config(blocks=["lstm"]),
+        change_config(colour="blue"),
+    ],
+)
+def test_damaged_folders_are_refused(damage: Callable[[Path], object], tmp_path: Path) -> None:
+    CtcRecognizer.random().save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(BundleError, match="Loading the CTC recogniser"):
+        CtcRecognizer.load(tmp_path)
+
+
+def test_masking_silences_some_places_and_changes_no_others() -> None:
+    torch.manual_seed(0)
+    mel = torch.rand(4, 40, 200) + 1
+    out = masked(mel, share=0.2)
+    assert 0.02 < float((out == 0).float().mean()) < 0.7
+    assert torch.equal(out[out != 0], mel[out != 0])
+
+
+def test_disturbed_speech_repeats_with_the_seed() -> None:
+    samples = (tone().samples * 32767).astype(np.int16)
+    made = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        made.append(disturbed(samples, 16000))
+    np.testing.assert_array_equal(*made)
+    assert len(samples) <= len(made[0]) <= len(samples) + 8000 and made[0].dtype == np.float32
+
+
+def write_speech(folder: Path) -> None:
+    """Write a shard where each letter is a tone of its own; some texts are held out by their hash."""
+    letters, rows, sounds = "abcd", [], []
+    for index, said in enumerate(itertools.product(letters, repeat=4)):
+        freqs = np.repeat([400 * (letters.index(c) + 1) for c in said], 2400)
+        wave = 0.2 * np.sin(2 * np.pi * freqs * np.arange(len(freqs)) / 16000)
+        sounds.append((wave * 32767).astype(np.int16))
+        rows.append({"text": "".join(said), "offset": index * len(wave), "samples": len(wave)})
+    rows.append({"text": "", "offset": 0, "samples": 10})
+    folder.mkdir()
+    (folder / "x.pcm").write_bytes(np.concatenate(sounds).tobytes())
+    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def test_training_lowers_the_loss_and_resumes(tmp_path: Path) -> None:
+    write_speech(tmp_path / "speech")
+    corpus = Corpus(tmp_path / "speech", "characters", str)
+    held = sum(is_held_out("".join(t)) for t in itertools.product("abcd", repeat=4))
+    assert len(corpus.held) == held > 0 and len(corpus.groups[0]) == 256 - held
+
+    def task(steps: int) -> CtcTask:
+        model = CtcRecognizer.random(text_form="characters").model
+        return CtcTask(model, {"original": corpus}, steps, batch_s=6.0)
+
+    fit(task(10), tmp_path / "run", Plan(10, validate_every=10))
+    fit(task(40), tmp_path / "run", Plan(40, validate_every=10))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert {"held_original_tokens", "held_original_words"} <= set(rows[-1])

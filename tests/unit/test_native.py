@@ -1,0 +1,400 @@
+"""The native engine against transformers.generate, and its loop: slots, joins, loops, failures, loading."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor, nn
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessor,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from llasa.core import Ids, SamplingParams
+from llasa.engines.base import generate
+from llasa.engines.native import NativeEngine
+from llasa.engines.sampling import LoopGuard
+from llasa.errors import BundleError, ConfigError, EngineError
+
+STOP = 60
+ALLOWED = (*range(20, 60), STOP)
+GREEDY = SamplingParams(
+    temperature=0,
+    allowed_token_ids=ALLOWED,
+    stop_token_ids=(STOP,),
+    min_tokens=8,
+    max_tokens=24,
+    loop_guard=False,
+)
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 64,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 512,
+}
+
+
+def llama(**changes) -> LlamaForCausalLM:
+    torch.manual_seed(1)
+    return LlamaForCausalLM(LlamaConfig(**SMALL | changes))
+
+
+def others() -> dict[str, PreTrainedModel]:
+    torch.manual_seed(2)
+    width = {"vocab_size": 64, "initializer_range": 0.3}
+    return {
+        "gpt2": GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, **width)),
+        "qwen2": Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+        "mistral-window": MistralForCausalLM(MistralConfig(**SMALL, sliding_window=7)),
+        "gemma2-capped": Gemma2ForCausalLM(
+            Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=2.0, sliding_window=9)
+        ),
+        "bloom-alibi": BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, **width)),
+    }
+
+
+@contextmanager
+def running(model: nn.Module, **settings) -> Iterator[NativeEngine]:
+    engine = NativeEngine(model, **{"max_length": 400} | settings)
+    yield engine
+    engine.close()
+
+
+class Only(LogitsProcessor):
+    """Leaves the allowed ids, and the stop id only from `min_tokens` ids on."""
+
+    def __init__(self, params: SamplingParams, length: int) -> None:
+        self.params, self.first_stop = params, length + params.min_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        masked = torch.full_like(scores, -torch.inf)
+        allowed = [i for i in ALLOWED if i != STOP or input_ids.shape[1] >= self.first_stop]
+        masked[:, allowed] = scores[:, allowed]
+        return masked
+
+
+def reference(model: PreTrainedModel, prompt: Ids, params: SamplingParams) -> tuple[Ids, list[Tensor]]:
+    """Return what transformers generates, stop id included, with the scores of each step."""
+    found = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=params.max_tokens,
+        eos_token_id=STOP,
+        pad_token_id=0,
+        logits_processor=[Only(params, len(prompt))],
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    return found.sequences[0, len(prompt) :].tolist(), [scores[0] for scores in found.scores]
+
+
+def assert_same(ids: Ids, finish: str, expected: Ids, scores: list[Tensor]) -> None:
+    """Equal ids; where they part, the two best scores must have been as good as equal."""
+    ours = ids + [STOP] * (finish == "stop")
+    parted = next((k for k, (a, b) in enumerate(zip(ours, expected, strict=False)) if a != b), None)
+    if parted is None:
+        assert len(ours) == len(expected)
+    else:
+        best = scores[parted].topk(2).values
+        assert best[0] - best[1] < 1e-4
+
+
+def prompts() -> list[Ids]:
+    """Eight prompts of different lengths, half of them ending in 'voice' ids."""
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(1, 20, n).tolist() for n in (1, 2, 5, 9, 14, 20, 33, 60)]
+    return [text + generator.integers(20, 60, 40).tolist() * (k % 2) for k, text in enumerate(texts)]
+
+
+def test_greedy_equals_transformers_alone_and_batched() -> None:
+    model = llama()
+    with running(model) as engine:
+        alone = [engine.submit(prompt, GREEDY).result()[0] for prompt in prompts()]
+        batched = [row[0] for row in generate(engine, prompts(), GREEDY)]
+    for k, prompt in enumerate(prompts()):
+        expected, scores = reference(model, prompt, GREEDY)
+        assert_same(alone[k].ids, alone[k].finish, expected, scores)
+        assert_same(batched[k].ids, batched[k].finish, expected, scores)
+    assert {generation.finish for generation in alone} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("name", others())
+def test_other_causal_models_equal_transformers(name: str) -> None:
+    model, some = others()[name], prompts()[:6]
+    with running(model) as engine:
+        batched = [row[0] for row in generate(engine, some, GREEDY)]
+        assert engine._backbone.sliced == (name != "gemma2-capped")
+    for generation, prompt in zip(batched, some, strict=True):
+        assert_same(generation.ids, generation.finish, *reference(model, prompt, GREEDY))
+
+
+def test_rows_that_join_leave_and_outgrow_the_buffer_do_not_disturb_others() -> None:
+    long = replace(GREEDY, max_tokens=300, min_tokens=300)
+    short = replace(GREEDY, max_tokens=5, min_tokens=5)
+    with running(llama()) as engine:
+        alone = engine.submit(prompts()[2], long).result()[0].ids
+        request = engine.submit(prompts()[2], long)
+        told = iter(request)
+        for prompt in prompts():
+            next(told)
+            engine.submit(prompt, replace(short, n=2)).result()
+        assert request.result()[0].ids == alone
+
+
+def test_requests_with_different_allowed_ids_share_steps() -> None:
+    low, high = (
+        replace(GREEDY, allowed_token_ids=tuple(r), min_tokens=24) for r in (range(5, 30), range(30, 64))
+    )
+    every = replace(GREEDY, allowed_token_ids=None, min_tokens=24)
+    with running(llama()) as engine:
+        alone = [engine.submit(prompts()[3], params).result()[0].ids for params in (low, high, every)]
+        requests = [engine.submit(prompts()[3], params) for params in (low, high, every)]
+        assert [request.result()[0].ids for request in requests] == alone
+
+
+def test_candidates_of_one_prompt_equal_whatever_n() -> None:
+    params = replace(GREEDY, temperature=1.0, top_p=0.9, n=8)
+    with running(llama()) as engine:
+        most = [generation.ids for generation in engine.submit(prompts()[5], params).result()]
+        for n in range(1, 8):
+            found = engine.submit(prompts()[5], replace(params, n=n)).result()
+            assert [generation.ids for generation in found] == most[:n]
+
+
+def test_beams_continue_a_prefix_as_the_whole_run_did() -> None:
+    params = replace(GREEDY, temperature=1.0, n=4, min_tokens=24)
+    with running(llama()) as engine:
+        for candidate, whole in enumerate(engine.submit(prompts()[4], params).result()):
+            rest = replace(params, max_tokens=14, min_tokens=14)
+            continued = engine.submit(prompts()[4] + whole.ids[:10], rest).result()[candidate]
+            assert whole.ids[:10] + continued.ids == whole.ids
+
+
+def test_logprobs_are_of_the_allowed_ids_at_temperature_one() -> None:
+    model, prompt = llama(), prompts()[3]
+    params = replace(GREEDY, temperature=0.3, top_k=4, repetition_penalty=1.3, logprobs=True)
+    with running(model) as engine:
+        generation = engine.submit(prompt, params).result()[0]
+    logits = model(torch.tensor([prompt + generation.ids])).logits[0, len(prompt) - 1 :, list(ALLOWED)]
+    expected = [logits[k].log_softmax(-1)[ALLOWED.index(i)].item() for k, i in enumerate(generation.ids)]
+    assert generation.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_repetition_penalty_counts_generated_ids_only() -> None:
+    with running(Scripted({i: [(30, 3.0), (31, 2.0)] for i in range(64)})) as engine:
+        ids = (
+            engine.submit([30], replace(GREEDY, repetition_penalty=2.0, max_tokens=3, min_tokens=3))
+            .result()[0]
+            .ids
+        )
+    assert ids == [30, 31, 30]
+
+
+def test_head_follows_weights_in_training() -> None:
+    model = llama()
+    with running(model) as engine:
+        before = engine.submit(prompts()[3], GREEDY).result()[0].ids
+        with torch.no_grad():
+            model.lm_head.weight.copy_(model.lm_head.weight.flip(0))
+        after = engine.submit(prompts()[3], GREEDY).result()[0]
+    assert before != after.ids
+    assert_same(after.ids, after.finish, *reference(model, prompts()[3], GREEDY))
+
+
+class Scripted(nn.Module):
+    """A model whose next id depends on the last one only: {last id: [(next id, logit), ...]}."""
+
+    def __init__(self, script: dict[int, list[tuple[int, float]]]) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.full((64, 64), -20.0))
+        for last, following in script.items():
+            for token_id, logit in following:
+                self.table.data[last, token_id] = logit
+
+    def forward(self, input_ids: Tensor, **_) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.table[input_ids])
+
+
+class Gate(Scripted):
+    """Waits to be let through each step; may be told to fail."""
+
+    def __init__(self) -> None:
+        self.open, self.blocked, self.broken = threading.Event(), threading.Event(), False
+        self.open.set()
+        super().__init__({i: [(20 + (i * 7 + 1) % 40, 5.0)] for i in range(64)})
+
+    def forward(self, input_ids: Tensor, **_) -> SimpleNamespace:
+        if not self.open.is_set():
+            self.blocked.set()
+            assert self.open.wait(60)
+        if self.broken:
+            raise RuntimeError("no such kernel")
+        return super().forward(input_ids)
+
+
+def test_draws_of_the_engine_follow_the_exact_distribution() -> None:
+    choices = [(20 + k, 0.5 * k) for k in range(4)]
+    params = replace(GREEDY, temperature=1.0, n=60, max_tokens=60, min_tokens=60)
+    with running(Scripted({i: choices for i in range(64)})) as engine:
+        drawn = [i - 20 for generation in engine.submit([1], params).result() for i in generation.ids]
+    expected = torch.tensor([logit for _, logit in choices]).double().softmax(-1).numpy() * len(drawn)
+    assert chisquare(np.bincount(drawn, minlength=4), expected).pvalue > 1e-3
+
+
+def test_loop_is_cut_back_to_its_first_turn() -> None:
+    path = [1, 20, 21, 22, 30, 31, 32, 30]
+    script = {last: [(following, 5.0)] for last, following in pairwise(path)}
+    params = replace(GREEDY, loop_guard=True, max_tokens=300, logprobs=True)
+    with running(Scripted(script), loop_guard=LoopGuard(min_repeats=4, min_span=12, max_period=8)) as engine:
+        request = engine.submit([1], params)
+        steps, generation = list(request), request.result()[0]
+        assert engine.submit([1], replace(params, loop_guard=False)).result()[0].finish == "length"
+    assert (generation.ids, generation.finish) == ([20, 21, 22, 30, 31, 32], "loop")
+    assert len(generation.logprobs or []) == 6
+    told = [i for step in steps for i in step.ids]
+    assert told[: len(told) - steps[-1].rollback] == generation.ids
+    assert steps[-1].finish == "loop" and len(told) == 3 + 12 - 1
+
+
+def test_stop_ends_a_candidate_and_is_not_among_its_ids() -> None:
+    script = {1: [(20, 5.0)], 20: [(21, 5.0)], 21: [(STOP, 5.0)]}
+    with running(Scripted(script)) as engine:
+        generation = engine.submit([1], replace(GREEDY, min_tokens=1)).result()[0]
+    assert (generation.ids, generation.finish) == ([20, 21], "stop")
+    assert generation.stats["tokens"] == 2 and generation.stats["steps"] == 3
+    assert generation.stats["prefill_s"] >= 0 and generation.stats["decode_s"] > 0
+
+
+def test_cancelled_candidate_frees_its_slot_within_a_step() -> None:
+    endless = replace(GREEDY, max_tokens=10_000, min_tokens=10_000, n=2)
+    model = Gate()
+    with running(model, concurrency=2, max_length=20_000) as engine:
+        first = engine.submit([1], endless)
+        waiting = engine.submit([2], replace(GREEDY, max_tokens=3, min_tokens=3))
+        next(iter(first))
+        model.open.clear()
+        assert model.blocked.wait(60)
+        first.cancel(0)
+        seen = len([step for step in first._steps if step.candidate == 0 and step.ids])
+        model.open.set()
+        assert len(waiting.result()[0].ids) == 3
+        first.cancel()
+        generations = first.result()
+    assert [generation.finish for generation in generations] == ["cancelled", "cancelled"]
+    assert len(generations[0].ids) <= seen + 1 < len(generations[1].ids)
+
+
+def test_request_cancelled_while_waiting_is_over_without_a_step() -> None:
+    with running(Gate(), concurrency=1, max_length=20_000) as engine:
+        busy = engine.submit([1], replace(GREEDY, max_tokens=10_000, min_tokens=10_000))
+        waiting = engine.submit([2], replace(GREEDY, n=2))
+        waiting.cancel()
+        busy.cancel()
+        assert [(g.ids, g.finish) for g in waiting.result()] == [([], "cancelled")] * 2
+        with pytest.raises(ConfigError, match=r"\[0, 2\)"):
+            waiting.cancel(2)
+
+
+def test_failure_reaches_everyone_and_the_engine_goes_on() -> None:
+    model = Gate()
+    with running(model, concurrency=2) as engine:
+        model.broken = True
+        requests = [engine.submit([1], replace(GREEDY, n=3)) for _ in range(3)]
+        for request in requests:
+            with pytest.raises(EngineError, match="no such kernel"):
+                request.result()
+            with pytest.raises(EngineError, match="no such kernel"):
+                list(request)
+        model.broken = False
+        assert len(engine.submit([1], GREEDY).result()[0].ids) == 24
+
+
+def test_closing_ends_those_who_wait() -> None:
+    engine = NativeEngine(Gate(), max_length=20_000, concurrency=1)
+    requests = [engine.submit([1], replace(GREEDY, max_tokens=10_000, min_tokens=10_000)) for _ in range(2)]
+    engine.close()
+    for request in requests:
+        with pytest.raises(EngineError, match="closed"):
+            request.result()
+    with pytest.raises(EngineError, match="closed"):
+        engine.submit([1], GREEDY)
+
+
+def test_many_threads_at_once() -> None:
+    params = replace(GREEDY, temperature=1.0, n=2, max_tokens=8, min_tokens=0)
+    found: dict[int, list[Ids]] = {}
+    with running(llama(), concurrency=7) as engine:
+        expected = [[g.ids for g in engine.submit([1 + k], params).result()] for k in range(10)]
+
+        def ask(k: int) -> None:
+            found[k] = [g.ids for g in engine.submit([1 + k % 10], params).result()]
+
+        threads = [threading.Thread(target=ask, args=(k,)) for k in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert found == {k: expected[k % 10] for k in range(30)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    llama(tie_word_embeddings=True).save_pretrained(path)
+    return path
+
+
+def test_load_equals_the_model_in_float32(folder: Path) -> None:
+    engine = NativeEngine.load(folder, device="cpu", dtype="float32")
+    with running(llama(tie_word_embeddings=True)) as direct:
+        assert generate(engine, prompts(), GREEDY)[3][0].ids == generate(direct, prompts(), GREEDY)[3][0].ids
+    assert (engine.name, engine.max_length) == (folder.name, 512)
+    engine.close()
+
+
+def test_bfloat16_runs_and_stays_near(folder: Path) -> None:
+    engine = NativeEngine.load(folder, device="cpu", dtype=torch.bfloat16)
+    rows = generate(engine, prompts(), replace(GREEDY, n=2, logprobs=True))
+    engine.close()
+    model = llama(tie_word_embeddings=True)
+    for prompt, (generation, twin) in zip(prompts(), rows, strict=True):
+        assert generation.ids == twin.ids
+        logits = model(torch.tensor([prompt + generation.ids])).logits[0, len(prompt) - 1 :, list(ALLOWED)]
+        expected = [logits[k].log_softmax(-1)[ALLOWED.index(i)].item() for k, i in enumerate(generation.ids)]
+        assert np.abs(np.array(generation.logprobs) - expected).mean() < 0.15
+
+
+def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no config\.json"):
+        NativeEngine.load(tmp_path)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(BundleError, match="safetensors"):
+        NativeEngine.load(tmp_path, device="cpu")
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(BundleError, match="Fetch the folder again"):
+        NativeEngine.load(tmp_path, device="cpu")

@@ -1,0 +1,201 @@
+"""The sampler against exact distributions, its random stream, and the loop guard against its definition."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from llasa.core import SamplingParams
+from llasa.engines.sampling import (
+    LoopGuard,
+    LoopWatch,
+    Settings,
+    _thresholds,
+    check,
+    draw,
+    penalise,
+    stream_key,
+    uniforms,
+)
+from llasa.errors import ConfigError, EngineError
+
+CPU = torch.device("cpu")
+LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.1, 0.0, 1.4, -3.0, 0.9])
+DRAWS = 20_000
+
+
+def drawn(logits: torch.Tensor, params: SamplingParams, uniform: np.ndarray) -> np.ndarray:
+    """Return one draw for each uniform number, all from the same logits."""
+    rows = logits.expand(len(uniform), -1)
+    return draw(rows, Settings.of([params] * len(uniform), CPU), torch.from_numpy(uniform)).numpy()
+
+
+def along_positions(seed: int) -> np.ndarray:
+    return uniforms(np.full(DRAWS, stream_key(seed, 0), np.uint64), np.arange(DRAWS))
+
+
+def exact(params: SamplingParams) -> np.ndarray:
+    """Return the distribution by its textbook definition, one id after the other."""
+    probs = torch.softmax(LOGITS.double() / params.temperature, -1).numpy()
+    order = np.argsort(-probs)
+    keep = list(order[: params.top_k or len(order)])
+    mass, nucleus = probs[keep].sum(), []
+    for token_id in keep:
+        nucleus.append(token_id)
+        if probs[nucleus].sum() >= params.top_p * mass:
+            break
+    support = np.zeros_like(probs)
+    support[nucleus] = probs[nucleus]
+    return support / support.sum()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=1.0),
+        SamplingParams(temperature=0.5),
+        SamplingParams(temperature=1.7, top_k=3),
+        SamplingParams(temperature=1.0, top_p=0.7),
+        SamplingParams(temperature=1.0, top_k=5, top_p=0.9),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_draws_follow_the_exact_distribution(params: SamplingParams, seed: int) -> None:
+    counts = np.bincount(drawn(LOGITS, params, along_positions(seed)), minlength=8)
+    expected = exact(params) * DRAWS
+    assert counts[expected == 0].sum() == 0
+    assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
+
+
+def test_candidates_and_seeds_follow_the_exact_distribution() -> None:
+    for keys in ([stream_key(3, i) for i in range(4000)], [stream_key(i, 2) for i in range(4000)]):
+        uniform = uniforms(np.array(keys, np.uint64), np.full(4000, 17))
+        counts = np.bincount(drawn(LOGITS, SamplingParams(temperature=1.0), uniform), minlength=8)
+        assert chisquare(counts, exact(SamplingParams(temperature=1.0)) * 4000).pvalue > 1e-3
+
+
+def test_neighbouring_streams_are_not_correlated() -> None:
+    streams = [
+        uniforms(np.full(5000, stream_key(seed, candidate), np.uint64), np.arange(5000))
+        for seed in (0, 1)
+        for candidate in (0, 1)
+    ]
+    correlation = np.corrcoef([*streams, np.roll(streams[0], 1)]) - np.eye(5)
+    assert np.abs(correlation).max() < 0.06
+    assert np.min(streams) >= 0 and np.max(streams) < 1
+
+
+def test_stream_is_a_function_of_seed_candidate_and_position() -> None:
+    keys = np.array([stream_key(-5, 1), stream_key(2**70 + 3, 0)], np.uint64)
+    both = uniforms(keys, np.array([9, 4]))
+    assert both[1] == uniforms(keys[1:], np.array([4]))[0]
+    assert len({stream_key(seed, i) for seed in range(50) for i in range(50)}) == 2500
+
+
+@pytest.mark.parametrize("width", [8, 4000])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(0, 0.5), (0, 0.01), (3, 0.99), (0.5, 1.0), (0.9, 0.9), (0, 1.0)]
+)
+def test_supports_of_top_k_and_top_p_within_and_beyond_the_head_of_the_ranking(
+    width: int, top_k: float, top_p: float
+) -> None:
+    torch.manual_seed(0)
+    probs = torch.softmax(torch.randn(width) * 0.1, -1)
+    limit = int(top_k * width) if top_k < 1 else int(top_k)
+    row = SamplingParams(top_k=limit, top_p=top_p)
+    threshold = _thresholds(probs[None], Settings.of([row], CPU))
+    ranked = probs.double().sort(descending=True).values[: limit or width]
+    nucleus = int((ranked.cumsum(0) < top_p * ranked.sum()).sum()) + 1
+    assert int((probs >= threshold).sum()) == min(nucleus, limit or width)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=2, max_size=6), st.data())
+@settings(max_examples=60, deadline=None)
+def test_row_does_not_depend_on_its_neighbours(values: list[float], data: st.DataObject) -> None:
+    some = st.builds(
+        SamplingParams,
+        temperature=st.sampled_from([0.0, 0.3, 1.0]),
+        top_k=st.integers(0, 7),
+        top_p=st.sampled_from([1.0, 0.9, 0.2]),
+    )
+    rows = data.draw(st.lists(some, min_size=2, max_size=5))
+    logits = torch.tensor(values).expand(len(rows), -1)
+    uniform = torch.linspace(0, 0.99, len(rows), dtype=torch.float64)
+    together = draw(logits, Settings.of(rows, CPU), uniform).tolist()
+    alone = [
+        draw(logits[i : i + 1], Settings.of([row], CPU), uniform[i : i + 1]).item()
+        for i, row in enumerate(rows)
+    ]
+    assert together == alone
+
+
+def test_greedy_takes_the_first_of_the_likeliest() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0], [5.0, -torch.inf, 0.0]])
+    params = [SamplingParams(temperature=0), SamplingParams(temperature=0)]
+    assert draw(logits, Settings.of(params, CPU), torch.tensor([0.9, 0.9])).tolist() == [1, 0]
+
+
+def test_forbidden_ids_are_never_drawn_at_the_ends_of_the_unit_interval() -> None:
+    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])
+    ends = np.array([0.0, 0.5, 1 - 2.0**-52])
+    assert drawn(logits, SamplingParams(temperature=1e-6), ends).tolist() == [1, 3, 3]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_an_error(bad: float, temperature: float) -> None:
+    with pytest.raises(EngineError, match="not finite"):
+        drawn(torch.tensor([0.0, bad]), SamplingParams(temperature=temperature), np.array([0.5]))
+
+
+def test_penalty_lowers_seen_ids_of_either_sign() -> None:
+    logits = torch.tensor([[2.0, -2.0, 2.0], [2.0, -2.0, 2.0]])
+    seen = torch.tensor([[True, True, False], [True, False, False]])
+    found = penalise(logits, seen, torch.tensor([2.0, 1.0]))
+    assert found.tolist() == [[1.0, -4.0, 2.0], [2.0, -2.0, 2.0]]
+
+
+def test_refusal_names_field_value_and_range() -> None:
+    with pytest.raises(ConfigError, match=r"top_p is 1\.5\. Set it to a number in \(0, 1\]"):
+        check(SamplingParams(top_p=1.5), 10)
+    with pytest.raises(ConfigError, match="every allowed id is a stop id"):
+        check(SamplingParams(allowed_token_ids=(3, 3), stop_token_ids=(3,)), 10)
+    with pytest.raises(ConfigError, match="min_repeats"):
+        LoopGuard(min_repeats=1)
+
+
+def surplus(guard: LoopGuard, ids: Sequence[int]) -> int:
+    """Return what `LoopWatch.push` should say after all ids, straight from the definition."""
+    for period in range(1, guard.max_period + 1):
+        span = period
+        while span < len(ids) and ids[-1 - span + period] == ids[-1 - span]:
+            span += 1
+        if span > period and span >= max(guard.min_span, guard.min_repeats * period):
+            return span - period
+    return 0
+
+
+@given(
+    st.lists(st.integers(0, 2), max_size=40),
+    st.lists(st.integers(0, 2), min_size=1, max_size=4),
+    st.integers(0, 9),
+)
+@settings(max_examples=150, deadline=None)
+def test_loop_guard_equals_its_definition(head: list[int], cycle: list[int], turns: int) -> None:
+    guard = LoopGuard(min_repeats=3, min_span=8, max_period=4)
+    watch, ids = LoopWatch(guard), head + cycle * turns
+    for count, token_id in enumerate(ids, start=1):
+        assert watch.push(token_id) == surplus(guard, ids[:count])
+
+
+@pytest.mark.parametrize(("period", "drawn_before"), [(1, 64), (5, 64), (16, 64), (32, 128)])
+def test_default_guard_leaves_a_second_of_one_code_alone(period: int, drawn_before: int) -> None:
+    watch = LoopWatch(LoopGuard())
+    hits = [watch.push(position % period) for position in range(200)]
+    first = next(i for i, hit in enumerate(hits) if hit)
+    assert first + 1 == drawn_before
+    assert hits[first] == drawn_before - period

@@ -1,0 +1,203 @@
+"""The X-Codec2 adapter: strict loading, the length law and the arithmetic of its codes."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Xcodec2Model
+
+from llasa.codec.xcodec2 import Xcodec2Codec
+from llasa.core import Audio
+from llasa.errors import BundleError
+from tests.contracts.test_codec import tiny_xcodec2
+
+BETA = "acoustic_encoder.block.0.snake1.act.beta"
+
+
+@pytest.fixture(scope="module")
+def model() -> Xcodec2Model:
+    return tiny_xcodec2()
+
+
+@pytest.fixture(scope="module")
+def codec(model: Xcodec2Model) -> Xcodec2Codec:
+    return Xcodec2Codec(model, "xcodec2@random")
+
+
+@pytest.fixture(scope="module")
+def saved(model: Xcodec2Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the saved model that a test may damage."""
+    return Path(shutil.copytree(saved, tmp_path / "xcodec2"))
+
+
+def noise(n_samples: int) -> Audio:
+    samples = 0.2 * np.random.default_rng(1).standard_normal(n_samples)
+    return Audio(samples.astype(np.float32), 16_000)
+
+
+def rewrite_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def rewrite_config(folder: Path, **fields: object) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | fields))
+
+
+def test_a_saved_codec_loads_as_it_was(saved: Path, codec: Xcodec2Codec) -> None:
+    loaded = Xcodec2Codec.load(saved, device="cpu")
+    weights = (saved / "model.safetensors").read_bytes()
+    assert loaded.name == "xcodec2@" + hashlib.sha256(weights).hexdigest()[:12]
+    assert (loaded.sample_rate, loaded.hop_length, loaded.codebook_size) == (16_000, 320, 65_536)
+    (row,) = loaded.encode([noise(5000)])
+    assert [row] == codec.encode([noise(5000)])
+    np.testing.assert_array_equal(loaded.decode([row])[0].samples, codec.decode([row])[0].samples)
+
+
+def test_sharded_weights_load(model: Xcodec2Model, codec: Xcodec2Codec, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, max_shard_size="2MB")
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) > 1
+    loaded = Xcodec2Codec.load(tmp_path, device="cpu")
+    assert (
+        loaded.name == "xcodec2@" + hashlib.sha256(b"".join(f.read_bytes() for f in shards)).hexdigest()[:12]
+    )
+    assert loaded.encode([noise(5000)]) == codec.encode([noise(5000)])
+
+
+def test_half_precision_weights_run_in_float32(folder: Path) -> None:
+    rewrite_weights(folder, lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()}))
+    rewrite_config(folder, dtype="float16")
+    assert Xcodec2Codec.load(folder, device="cpu").decode([[0, 1]])[0].samples.dtype == np.float32
+
+
+CHANGES: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "missing": lambda tensors: tensors.pop(BETA),
+    "renamed": lambda tensors: tensors.update({BETA.replace("beta", "bias"): tensors.pop(BETA)}),
+    "unexpected": lambda tensors: tensors.update({BETA + ".more": torch.zeros(3)}),
+    "of another shape": lambda tensors: tensors.update({BETA: torch.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_weights_that_do_not_fit_exactly_are_refused(folder: Path, change: Callable) -> None:
+    rewrite_weights(folder, change)
+    with pytest.raises(BundleError, match=r"acoustic_encoder\.block\.0\.snake1\.act\.b"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "xcodec2.pt", "epoch=4-step=1400000.ckpt"])
+def test_pickled_weights_are_refused_unopened(folder: Path, model: Xcodec2Model, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / name)
+    with pytest.raises(BundleError, match=f"{name}.*Convert.*safetensors"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(BundleError, match="no weights"):
+            Xcodec2Codec.load(folder, device="cpu")
+
+
+def test_cut_off_weights_are_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(BundleError, match="again"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "[]", '{"model_type": "xcodec"}', '{"model_type": "xcodec2", "head_dim": "a"}']
+)
+def test_another_or_a_damaged_config_is_refused(folder: Path, text: str | None) -> None:
+    (folder / "config.json").unlink()
+    if text is not None:
+        (folder / "config.json").write_text(text)
+    with pytest.raises(BundleError, match=r"config\.json"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
+def test_a_hop_that_the_semantic_features_cannot_follow_is_refused(folder: Path) -> None:
+    rewrite_config(folder, downsampling_ratios=[2, 2, 4, 4, 4])
+    with pytest.raises(BundleError, match="hop 256"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
+def test_code_beside_the_weights_never_runs(folder: Path, tmp_path: Path) -> None:
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: ...\n")
+    rewrite_config(folder, auto_map={"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"})
+    Xcodec2Codec.load(folder, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("n_samples, count", [(1, 1), (319, 1), (320, 2), (321, 2), (6400, 21), (16_000, 51)])
+def test_the_length_law_adds_a_code_to_aligned_clips(codec: Xcodec2Codec, n_samples: int, count: int) -> None:
+    assert codec.code_count(n_samples) == count
+    assert [len(row) for row in codec.encode([noise(n_samples)])] == [count]
+
+
+def test_a_clip_is_padded_with_zeros_to_its_last_code(codec: Xcodec2Codec) -> None:
+    clip = noise(1600)
+    padded = Audio(np.pad(clip.samples, (0, 319)), 16_000)
+    assert codec.encode([clip]) == codec.encode([padded])
+
+
+def test_a_code_depends_on_what_comes_after(codec: Xcodec2Codec) -> None:
+    clip = noise(16_000)
+    cut, whole = codec.encode([Audio(clip.samples[:8000], 16_000), clip])
+    assert len(set(whole)) > 40
+    assert cut != whole[: len(cut)]
+
+
+def quantize(model: Xcodec2Model, latents: Tensor) -> Tensor:
+    """Codes of latents [N, 8] as they leave the projection, through the model's own double bound."""
+    fsq = model.quantizer.quantizer
+    return fsq(fsq.bound(latents))[1]
+
+
+@pytest.mark.parametrize(
+    "code, levels", [(0, [0] * 8), (65_535, [3] * 8), (43_690, [2] * 8), (1, [1] + [0] * 7)]
+)
+def test_codes_stand_for_levels(model: Xcodec2Model, code: int, levels: list[int]) -> None:
+    expected = [(level - 2) / 2 for level in levels]
+    assert model.quantizer.quantizer.codebook[code].tolist() == expected
+
+
+def test_the_zero_latent_is_code_43690(model: Xcodec2Model) -> None:
+    assert quantize(model, torch.zeros(1, 8)).tolist() == [43_690]
+
+
+def test_level_thresholds_are_those_of_the_double_bound(model: Xcodec2Model) -> None:
+    for level, threshold in enumerate((-0.80943, -0.24341, 0.40788)):
+        below, above = quantize(
+            model, torch.tensor([[threshold - 1e-4] * 8, [threshold + 1e-4] * 8])
+        ).tolist()
+        assert below == level * (4**8 - 1) // 3 and above == (level + 1) * (4**8 - 1) // 3
+
+
+def test_all_codes_survive_the_round_trip_through_the_quantizer(model: Xcodec2Model) -> None:
+    fsq = model.quantizer.quantizer
+    codes = torch.arange(65_536)
+    levels = (fsq.codebook[codes] * 2 + 2).long()
+    assert torch.equal((levels * 4 ** torch.arange(8)).sum(-1), codes)
+    latents = torch.tensor([-2.0, -0.5, 0.1, 2.0])[levels]  # one between each two thresholds
+    points, back = fsq(fsq.bound(latents))
+    assert torch.equal(back.long(), codes)
+    torch.testing.assert_close(points, fsq.codebook[codes])

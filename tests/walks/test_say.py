@@ -1,0 +1,228 @@
+"""`llasa say`, by the real command: what it writes, and what it refuses before it writes anything."""
+
+import inspect
+import io
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from llasa import audio
+from llasa.bundle import Sampling
+from llasa.cli.say import say
+from tests.conftest import Ran, clip
+
+Run = Callable[..., Ran]
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def real(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "llasa.cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    return subprocess.run(command, capture_output=True, env=environment, check=False, **options)  # pyright: ignore
+
+
+def left(folder: Path) -> set[str]:
+    """Return the names of the files in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+def test_says_to_a_file_and_tells_where(run: Run, bundle_folder: Path, tmp_path: Path):
+    ran = run("say", "Hello there.", "--bundle", bundle_folder)
+    assert (ran.code, ran.out) == (0, "llasa.wav\n")
+    assert "s of speech in" in ran.err
+    sound = audio.read(tmp_path / "llasa.wav")
+    assert sound.sample_rate == 16000 and sound.duration_s > 0.3
+
+
+def test_json_tells_all(run: Run, bundle_folder: Path, tmp_path: Path):
+    text = "One cat sat 😀. Two dogs ran."
+    ran = run(
+        "say", text, "--bundle", bundle_folder, "-o", "x.flac", "--seed", 3, "--json", "--set", "top_k=20"
+    )
+    told = json.loads(ran.out)
+    assert told["output"] == "x.flac" and told["seed"] == 3 and told["sampling"]["top_k"] == 20
+    assert all(text[one["start"] : one["end"]] == one["text"] for one in told["segments"])
+    assert [one["dropped"] for one in told["segments"]] == [[], ["😀"]]
+    assert any("😀" in warning for warning in told["warnings"])
+    assert told["real_time_factor"] > 0 and told["voice"]
+    assert soundfile.info(tmp_path / "x.flac").duration == pytest.approx(told["duration_s"], abs=1e-3)
+
+
+def test_a_pipe_in_and_out(tiny_bundle: Path, tmp_path: Path):
+    ran = real("say", "-", "-o", "-", "--bundle", tiny_bundle, input="Hello, wörld.".encode(), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr.decode()
+    samples, rate = soundfile.read(io.BytesIO(ran.stdout))
+    assert rate == 16000 and len(samples) > 0
+    assert left(tmp_path) == set()
+    assert b"%|" not in ran.stderr  # no progress bars of libraries
+
+
+def test_reads_a_file(run: Run, tiny_bundle: Path, tmp_path: Path):
+    (tmp_path / "story.txt").write_text("A short story.\n\nThe end.", encoding="utf-8")
+    ran = run("say", "-f", "story.txt", "--bundle", tiny_bundle, "-o", "story.mp3")
+    assert ran.code == 0 and (tmp_path / "story.mp3").stat().st_size > 1000
+
+
+def test_clones_a_recording(run: Run, tiny_bundle: Path, tmp_path: Path):
+    audio.write(tmp_path / "me.wav", clip(2.5, 22050))
+    words = ("say", "Hello.", "--bundle", tiny_bundle, "--ref-text", "some words I said", "--json")
+    ran = run(*words, "--ref-audio", "me.wav", "-o", "mine.wav")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["voice"] == "reference"
+
+
+@pytest.mark.parametrize("text", ["<|s_12|>", "<|SPEECH_GENERATION_END|>"])
+def test_markers_are_spoken_as_text(run: Run, tiny_bundle: Path, text: str):
+    assert run("say", text, "--bundle", tiny_bundle, "--set", "max_tokens=20").code == 0
+
+
+@pytest.mark.parametrize("text", ["", "   ", "😀 🎉", "..."])
+def test_nothing_to_say(run: Run, tiny_bundle: Path, tmp_path: Path, text: str):
+    ran = run("say", text, "--bundle", tiny_bundle)
+    assert ran.code == 2 and "nothing that can be said" in ran.err
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "found no text"),
+        (("Hi.", "--file", "x.txt"), "both a TEXT and --file"),
+        (("--file", "none.txt"), "No such file"),
+        (("--file", "binary.txt"), "not UTF-8"),
+        (("Hi.", "-o", "nowhere/x.wav"), "there is no folder 'nowhere'"),
+        (("Hi.", "-o", "."), "it is a folder"),
+        (("Hi.", "-o", "x.xyz"), "no format is called 'xyz'"),
+        (("Hi.", "-o", "-", "--json"), "--json prints there too"),
+        (("Hi.", "--set", "temprature=1"), "Did you mean 'temperature'?"),
+        (("Hi.", "--set", "temperature"), "field=value"),
+        (("Hi.", "--set", "top_k=many"), "should be a valid integer"),
+        (("Hi.", "--top-p", "1.5"), "less than or equal to 1"),
+        (("Hi.", "--temperature", "nan"), "finite number"),
+        (("Hi.", "--ref-audio", "me.wav"), "--ref-text is missing"),
+        (("Hi.", "--ref-text", "Hi."), "--ref-audio is missing"),
+        (("Hi.", "--seed", "x"), "--seed"),
+        (("Hi.", "--effrt", "8"), "--effrt"),
+    ],
+)
+def test_flags_are_checked_before_anything_is_loaded(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], said: str
+):
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    ran = run("say", *arguments, "--bundle", "no-such-bundle")
+    assert ran.code == 2 and said in ran.err
+    assert left(tmp_path) == {"binary.txt"}
+
+
+def wav(samples: np.ndarray, rate: int) -> bytes:
+    """Return a 16-bit WAV file with any header rate."""
+    data = samples.astype("<i2").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate * 2, 2, 16)
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(data))
+        + b"WAVE"
+        + form
+        + struct.pack("<4sI", b"data", len(data))
+        + data
+    )
+
+
+def noise(seconds: float, rate: int = 16000) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 3000, round(seconds * rate))
+
+
+def nan_wav() -> bytes:
+    file, samples = io.BytesIO(), np.full(32000, 0.1, np.float32)
+    samples[100] = np.nan
+    soundfile.write(file, samples, 16000, "FLOAT", format="WAV")
+    return file.getvalue()
+
+
+RECORDINGS = {
+    "silent": lambda: wav(np.zeros(32000), 16000),
+    "a tenth of a second": lambda: wav(noise(0.1), 16000),
+    "ten minutes": lambda: wav(noise(600, 8000), 8000),
+    "no sound file": lambda: b"RIFF but no more",
+    "cut off": lambda: wav(noise(3), 16000)[:500],
+    "empty": lambda: b"",
+    "1 Hz": lambda: wav(noise(0.01), 1),
+    "not a number": nan_wav,
+}
+
+
+@pytest.mark.parametrize("make", RECORDINGS.values(), ids=RECORDINGS.keys())
+def test_bad_recordings_are_refused(run: Run, tiny_bundle: Path, tmp_path: Path, make: Callable[[], bytes]):
+    (tmp_path / "bad.wav").write_bytes(make())
+    given = ("--ref-audio", "bad.wav", "--ref-text", "some words", "--bundle", tiny_bundle)
+    ran = run("say", "Hello.", *given)
+    assert ran.code == 2 and ran.err.startswith("llasa: Reading audio from 'bad.wav'")
+    assert left(tmp_path) == {"bad.wav"}
+
+
+def test_missing_voice_lists_those_there_are(run: Run, bundle_folder: Path, tmp_path: Path):
+    ran = run("say", "Hello.", "--voice", "nobody", "--bundle", bundle_folder)
+    assert ran.code == 2 and "Voices here: " in ran.err
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["codec/config.json", "lm/tokenizer.json", "phones/lexicon.txt.gz"])
+def test_damaged_bundles_are_refused(run: Run, broken_bundle: Path, tmp_path: Path, name: str):
+    with open(broken_bundle / name, "ab") as file:
+        file.write(b" ")
+    ran = run("say", "Hello.", "--bundle", broken_bundle)
+    assert ran.code == 2 and f"expected {name} with SHA-256" in ran.err
+    (broken_bundle / name).unlink()
+    ran = run("say", "Hello.", "--bundle", broken_bundle)
+    assert ran.code == 2 and f"expected the file {name}, found none" in ran.err
+    assert left(tmp_path) == {"broken"}
+
+
+def test_a_failed_run_leaves_the_old_file(run: Run, tiny_bundle: Path, tmp_path: Path):
+    (tmp_path / "llasa.wav").write_bytes(b"old")
+    assert run("say", "Hello.", "--voice", "nobody", "--bundle", tiny_bundle).code == 2
+    assert (tmp_path / "llasa.wav").read_bytes() == b"old"
+
+
+def test_plays_through_a_program(
+    run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "aplay").write_text(f'#!/bin/sh\n{shutil.which("cp")} "$2" "{tmp_path}/played.wav"\n')
+    (programs / "aplay").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    assert run("say", "Hello.", "--play", "--bundle", tiny_bundle).code == 0
+    assert (tmp_path / "played.wav").read_bytes() == (tmp_path / "llasa.wav").read_bytes()
+    monkeypatch.setenv("PATH", "")
+    ran = run("say", "Hello.", "--play", "-o", "other.wav", "--bundle", tiny_bundle)
+    assert ran.code == 2 and "found none of aplay" in ran.err
+    assert not (tmp_path / "other.wav").exists()
+
+
+def test_help_comes_quickly_and_teaches(tmp_path: Path):
+    def cpu_s() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = cpu_s()
+    ran = real("--help", cwd=tmp_path)
+    assert ran.returncode == 0 and cpu_s() - before < 0.5
+    assert b"llasa say" in ran.stdout
+
+
+def test_flags_are_few_and_named_like_fields():
+    names = [name.strip("_") for name in inspect.signature(say).parameters if name != "text"]
+    assert len(names) <= 12
+    assert {"temperature", "top_p"} == set(names) & Sampling.model_fields.keys()
