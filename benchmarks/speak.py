@@ -27,14 +27,17 @@ LINES = (
 )
 
 
-def load_seconds(repeats: int) -> float:
+def load_seconds(bundle: str, threads: int, repeats: int) -> float:
     """Return the best time to import the package and load every part of the bundle in a fresh process."""
     code = (
-        "import time; t = time.perf_counter(); import llasa; b = llasa.load().bundle; "
+        "import sys, time; t = time.perf_counter(); import llasa, torch; "
+        "torch.set_num_threads(int(sys.argv[2])); b = llasa.load(sys.argv[1]).bundle; "
         "b.engine, b.codec, b.prompt, b.phonemizer; print(time.perf_counter() - t)"
     )
     runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", code, bundle, str(threads)], capture_output=True, text=True, check=True
+        )
         for _ in range(repeats)
     ]
     return min(float(run.stdout) for run in runs)
@@ -67,7 +70,7 @@ def main() -> None:
     found = {
         "machine": platform.processor() or platform.machine(),
         "threads": args.threads,
-        "load_s": load_seconds(3),
+        "load_s": load_seconds(args.bundle, args.threads, 3),
         "rtf": statistics.median(factors),
         "rtf_max": max(factors),
         "n": args.n,

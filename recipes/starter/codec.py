@@ -46,7 +46,8 @@ def main() -> None:
         start_from(model, args.runs / "codec-tokenizer", ("encoder.", "decoder."))
         start_from(model, args.runs / "codec-vocoder", ("vocoder.",))
     batch, frames, rate = STAGES[args.stage]
-    crops = Crops(train, model.config), Crops(held, model.config)
+    phones = sorted({p for recording in recordings for p in recording.phones})
+    crops = Crops(train, model.config, phones), Crops(held, model.config, phones)
     task = CodecTask(args.stage, model, *crops, args.steps, batch, frames, rate)
     fit(task, args.runs / f"codec-{args.stage}", Plan(args.steps, validate_every=250))
     if args.export:

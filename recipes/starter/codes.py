@@ -48,7 +48,9 @@ def main() -> None:
     codec = CompactCodec.load(args.codec)
     for path in sorted(args.speech.glob("*.jsonl")):
         target = args.out / f"{path.stem}.safetensors"
-        if target.exists() or path.stem == "extra" or (args.names and path.stem not in args.names):
+        if path.stem == "extra" or (args.names and path.stem not in args.names):
+            continue
+        if target.exists() and shards.read(target).codec == codec.name:
             continue
         # `rms-a` and `rms-b` are more of one speaker; `rms-r1` is a variant, a speaker of its own.
         voice, _, part = path.stem.partition("-")

@@ -6,6 +6,7 @@ writes `wer.json`.
 """
 
 import argparse
+import hashlib
 import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -119,6 +120,7 @@ def main() -> None:
     lines = args.heldout.read_text(encoding="utf-8").splitlines()[args.skip : args.skip + args.lines]
     options = {"codec": args.codec, "bundle": args.bundle, "sampling": args.sampling, "seed": args.seed}
     args.out.mkdir(parents=True, exist_ok=True)
+    check_same(args.out / "options.json", options | {"bundle_files": sealed(args.bundle)})
     kept = args.out / "transcripts.jsonl"
     rows = (
         [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
@@ -134,7 +136,26 @@ def main() -> None:
         for row in track(pool.map(one, jobs, chunksize=4), total=len(jobs), description="listening"):
             rows.append(row)
             file.write(json.dumps(row) + "\n")
-    report(rows, args.out)
+    wanted = range(args.skip, args.skip + args.lines)
+    report([row for row in rows if row["index"] in wanted], args.out)
+
+
+def sealed(bundle: str) -> str:
+    """Return a hash of the weights a bundle speaks with."""
+    from llasa.bundle import load_bundle
+
+    files = load_bundle(bundle).manifest.files
+    weights = {
+        path: digest for path, digest in files.items() if path.startswith(("lm/", "codec/", "voices/"))
+    }
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_same(path: Path, options: dict) -> None:
+    """Refuse to add to transcripts that other settings made."""
+    if path.exists() and (found := json.loads(path.read_text(encoding="utf-8"))) != options:
+        raise SystemExit(f"Listening: {path.parent} was made with {found}, not {options}. Use another --out.")
+    path.write_text(json.dumps(options) + "\n", encoding="utf-8")
 
 
 def report(rows: list[dict], out: Path) -> None:

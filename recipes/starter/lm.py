@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llasa.codec.compact import codec_name
 from llasa.data import shards
 from llasa.data.shards import Shard
 from llasa.prompt import Prompt
 from llasa.text.phones import Phonemizer
-from llasa.train.loop import Plan, fit, join_group
+from llasa.train.loop import Plan, fit, join_group, wait_for_all
 from llasa.train.sft import Curriculum, Rows, SftTask, embed_by_digits
 from llasa.train.tokenizer import build_phone_tokenizer
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--codes", type=Path, default=Path("out/codes"))
     parser.add_argument("--codec", type=Path, default=Path("out/codec"))
     parser.add_argument("--phones", type=Path, default=Path("src/llasa/assets/starter/phones"))
-    parser.add_argument("--run", type=Path, default=Path("out/runs/lm"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("out/runs/lm"))
     parser.add_argument("--out", type=Path, default=Path("out/lm"))
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--width", type=int, default=256)
@@ -61,8 +62,10 @@ def main() -> None:
     levels = json.loads((args.codec / "config.json").read_text(encoding="utf-8"))["levels"]
     if rank == 0:
         build_phone_tokenizer(args.out, int(torch.tensor(levels).prod()))
+    wait_for_all()
     prompt = Prompt.load(args.out, "llasa-plain", int(torch.tensor(levels).prod()), SEPARATOR)
-    halves = [split(shards.read(path)) for path in sorted(args.codes.glob("*.safetensors"))]
+    codec = codec_name(args.codec)
+    halves = [split(shards.read(path, codec)) for path in sorted(args.codes.glob("*.safetensors"))]
     reader, curriculum = Phonemizer.load(args.phones), Curriculum()
     main = args.main_speakers.split(",")
     train = Rows([t for t, _ in halves], prompt, reader, curriculum, dict.fromkeys(main, 2.5))
@@ -72,7 +75,7 @@ def main() -> None:
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(train.speakers)} speakers"
     )
     task = SftTask(model, train, held, args.steps, learning_rate=args.rate, muon=args.optimizer == "muon")
-    fit(task, args.run, Plan(args.steps, validate_every=100, save_every_s=180, snapshot_every=500))
+    fit(task, args.checkpoints, Plan(args.steps, validate_every=100, save_every_s=180, snapshot_every=500))
     if rank == 0:
         model.save_pretrained(args.out)
 

@@ -17,15 +17,14 @@ from transformers import LlamaForCausalLM
 from llasa.bundle import seal
 from llasa.data import shards
 from llasa.text.normalize import normalize
-from llasa.train.checkpoint import load_latest
 from texts import key, templates, wordnet
 
 SETTINGS = {
     "name": "starter",
-    "lm": {"family": "llasa-plain", "text": "phones", "separator": " | ", "max_length": 1024},
+    "lm": {"family": "llasa-plain", "text": "phones", "separator": " | ", "max_length": 640},
     "codec": {"kind": "compact"},
     "phones": {},
-    "sampling": {"temperature": 0.6, "top_p": 0.95},
+    "sampling": {"temperature": 0.4, "top_p": 0.95},
     "default_voice": "rufus",
 }
 
@@ -51,43 +50,44 @@ def free_texts() -> set[str]:
     }
 
 
-def keep_artifacts(out: Path, folder: Path) -> None:
-    """Write the parts that later work starts from, and an index with their hashes and origins."""
+def keep_codes(source: Path, folder: Path) -> None:
+    """Write the training codes that may be passed on, and a 64-bit hash of every text that was trained on."""
     folder.mkdir(parents=True, exist_ok=True)
-    origins, free = {}, free_texts()
-    for path in sorted((out / "codes").glob("*.safetensors")):
+    free, hashes = free_texts(), set[int]()
+    for path in sorted(source.glob("*.safetensors")):
         shard = shards.read(path)
-        kept = [row for row in shard.rows if key(row.text) in free]
-        shards.write(replace(shard, rows=kept), folder / f"codes-{path.name}")
-        origins[f"codes-{path.name}"] = "recipes/starter/codes.py"
-    for layout in "ab":
-        found = out / f"recognizer-{layout}"
-        if found.exists():
-            shutil.copy(found / "model.safetensors", folder / f"recognizer-{layout}.safetensors")
-            shutil.copy(found / "config.json", folder / f"recognizer-{layout}.json")
-            origins[f"recognizer-{layout}.safetensors"] = (
-                f"recipes/starter/recognizer.py --layout {layout.upper()}"
-            )
-    for name, run in (("lm-early", out / "lm-early"), ("lm-final", out / "lm")):
-        if run.exists():
-            model = LlamaForCausalLM.from_pretrained(run).bfloat16()
-            tensors = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-            save_file(tensors, folder / f"{name}.safetensors", {"format": "pt"})
-            origins[f"{name}.safetensors"] = "recipes/starter/lm.py"
-    index = {
-        name: {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(), "made_by": made_by}
-        for name, made_by in sorted(origins.items())
+        hashes |= {text_hash(row.text) for row in shard.rows}
+        shards.write(replace(shard, rows=[r for r in shard.rows if key(r.text) in free]), folder / path.name)
+    save_file({"sha256_first_64": torch.tensor(sorted(hashes))}, folder / "trained-texts.safetensors")
+
+
+def text_hash(text: str) -> int:
+    """Return the first 63 bits of the SHA-256 of a text's key."""
+    return int.from_bytes(hashlib.sha256(key(text).encode()).digest()[:8], "big") >> 1
+
+
+def write_index(artifacts: Path, bundle: Path) -> None:
+    """Write what is kept, where, with hashes and the command that made it; no file is above 16 MB."""
+    made_by = {
+        bundle / "codec": "recipes/starter/codec.py tokenizer | vocoder | decoder",
+        bundle / "lm": "recipes/starter/lm.py --steps 6300",
+        bundle / "recognizer": "recipes/starter/recognizer.py --layout A --seed 1 --steps 1500",
+        artifacts / "recognizer-b": "recipes/starter/recognizer.py --layout B --seed 2 --steps 500",
+        artifacts / "lm-early": "recipes/starter/snapshot.py 4500",
+        artifacts / "codes": "recipes/starter/codes.py; rows of WordNet and templates only",
     }
-    (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-
-
-def early(out: Path, run: Path) -> None:
-    """Write the newest checkpoint of an unfinished run as the early language model."""
-    _, parts, _ = load_latest(run)
-    copy(out / "lm", out / "lm-early")
-    model = LlamaForCausalLM.from_pretrained(out / "lm")
-    model.load_state_dict(parts["model"])
-    model.save_pretrained(out / "lm-early")
+    index = {}
+    for folder, command in made_by.items():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files or any(path.stat().st_size > 16e6 for path in files):
+            raise SystemExit(
+                f"Packing: {folder} has no safetensors file, or one above 16 MB. Run its stage first."
+            )
+        index[folder.as_posix()] = {
+            "made_by": command,
+            "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        }
+    (artifacts / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -96,22 +96,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--bundle", type=Path, default=Path("src/llasa/assets/starter"))
     parser.add_argument("--artifacts", type=Path, default=Path("recipes/artifacts"))
+    parser.add_argument("--bundle-only", action="store_true", help="leave the artifacts as they are")
     parser.add_argument("--lm", type=Path, help="another language model than OUT/lm")
-    parser.add_argument("--early", type=Path, help="only write this run's newest checkpoint as OUT/lm-early")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.early:
-        return early(args.out, args.early)
     write_lm(args.lm or args.out / "lm", args.bundle / "lm")
     copy(args.out / "codec", args.bundle / "codec")
     copy(args.out / "voices", args.bundle / "voices")
-    if (args.out / "recognizer-a").exists():
-        copy(args.out / "recognizer-a", args.bundle / "recognizer")
+    copy(args.out / "recognizer-a", args.bundle / "recognizer")
     seal(args.bundle, SETTINGS)
     size = sum(path.stat().st_size for path in args.bundle.rglob("*") if path.is_file())
     print(f"{args.bundle}: {size / 1e6:.1f} MB")
-    if args.artifacts:
-        keep_artifacts(args.out, args.artifacts)
+    if args.bundle_only:
+        return
+    for name in ("recognizer-b", "lm-early"):
+        copy(args.out / name, args.artifacts / name)
+    LlamaForCausalLM.from_pretrained(args.out / "lm-early").bfloat16().save_pretrained(
+        args.artifacts / "lm-early"
+    )
+    keep_codes(args.out / "codes", args.artifacts / "codes")
+    write_index(args.artifacts, args.bundle)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Synthetic speech with exact word and phone times: Debian's flite voices, called through their C library.
 
-One shard a call: `VOICE.STRETCH.PITCH.npz`-like memory maps would not resume, so each shard is written whole
-or not at all. A variant resamples the wave, which moves pitch, formants and rate together: a new speaker for
-little compute.
+One shard a call, written whole or not at all. A variant resamples the wave, which moves pitch,
+formants and rate together: a new speaker for little compute.
 
 Shard = `NAME.pcm` (int16, all utterances end to end) and `NAME.jsonl` (one row an utterance: text, words,
 offset, samples, word end times and phones with end times in seconds).
@@ -68,7 +67,7 @@ class Flite:
         register.restype = ctypes.c_void_p
         self._voice = register(None)
         features = ctypes.c_void_p.from_address(self._voice + ctypes.sizeof(ctypes.c_void_p)).value
-        # The library keeps one voice a process: set what an earlier instance may have changed.
+        # The library keeps one voice a process: an earlier instance may have stretched it.
         self._lib.feat_set(features, b"duration_stretch", self._lib.float_val(stretch))
         if pitch_hz:
             self._lib.feat_set(features, b"int_f0_target_mean", self._lib.float_val(pitch_hz))
@@ -150,6 +149,10 @@ def write_shard(
             total += len(spoken.samples)
             if total >= hours * 3600 * SAMPLE_RATE:
                 break
+    if total < hours * 3600 * SAMPLE_RATE:
+        raise SystemExit(
+            f"{name}: the texts ran out after {total / SAMPLE_RATE / 3600:.2f} h. Give more, or fewer hours."
+        )
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / f"{name}.pcm.part").rename(folder / f"{name}.pcm")
     (folder / f"{name}.jsonl.part").write_text(lines, encoding="utf-8")

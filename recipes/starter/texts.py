@@ -12,9 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from llasa.text.normalize import normalize
+
 WORDNET = Path("/usr/share/wordnet")
 FORTUNES = Path("/usr/share/games/fortunes")
 DOCUMENTS = (Path("/usr/share/doc/anarchism/html"), Path("/usr/share/doc/debian-handbook/html/en-US"))
+PACKAGES = "apt-get install wordnet-base fortunes anarchism debian-handbook dict-jargon dict-foldoc"
 DICTIONARIES = (Path("/usr/share/dictd/jargon.dict.dz"), Path("/usr/share/dictd/foldoc.dict.dz"))
 
 # Stems of words kept out of the training text (slurs, sex, violence against people).
@@ -112,13 +115,8 @@ def documents() -> Iterator[str]:
 def dictionaries() -> Iterator[str]:
     """Yield the sentences of the jargon files."""
     for path in DICTIONARIES:
-        if path.exists():
-            yield from _sentences(
-                gzip.decompress(path.read_bytes())
-                .decode("utf-8", "replace")
-                .replace("{", "")
-                .replace("}", "")
-            )
+        text = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
+        yield from _sentences(text.replace("{", "").replace("}", ""))
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -129,6 +127,11 @@ def _sentences(text: str) -> Iterator[str]:
 def key(line: str) -> str:
     """Return what two lines must differ in to count as different: their letters and digits."""
     return " ".join(re.findall(r"[a-z0-9']+", line.lower()))
+
+
+def spoken_key(line: str) -> str:
+    """Return the key of a line as spoken: "Dr. Hill paid $5" has that of "doctor hill paid five dollars"."""
+    return key(normalize(line).text)
 
 
 def usable(
@@ -171,7 +174,11 @@ def main() -> None:
     parser.add_argument("--templates", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    lexicon, seen = cmudict(), {key(line) for line in args.heldout.read_text(encoding="utf-8").splitlines()}
+    missing = [str(path) for path in (WORDNET, FORTUNES, *DOCUMENTS, *DICTIONARIES) if not path.exists()]
+    if missing:
+        raise SystemExit(f"Reading Debian's texts: {', '.join(missing)} not found. {PACKAGES}")
+    held = args.heldout.read_text(encoding="utf-8").splitlines()
+    lexicon, seen = cmudict(), {key(line) for line in held} | {spoken_key(line) for line in held}
     sources = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in args.text}
     sources |= {
         "wordnet": wordnet(),
@@ -184,12 +191,16 @@ def main() -> None:
         kept = list(usable(source, lexicon, seen))
         lines += kept
         print(f"{name}: {len(kept)} sentences")
-    filled = dict.fromkeys(line for line in templates(args.templates, args.seed) if key(line) not in seen)
+    filled = dict.fromkeys(
+        line for line in templates(args.templates, args.seed) if not {key(line), spoken_key(line)} & seen
+    )
     lines += filled
     print(f"templates: {len(filled)} sentences; {len(lines)} in all")
     random.Random(args.seed).shuffle(lines)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draft = args.out.with_suffix(".part")
+    draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draft.replace(args.out)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from llasa.text.phones import Phonemizer
 from llasa.voice import VoiceStore, default_voice_folder
 
 MANIFEST = "bundle.toml"
+UNSEALED = (MANIFEST, "README.md")  # the model card may be edited
 FORMAT = 1
 CODEC_FACTS = ("name", "sample_rate", "codebook_size", "hop_length")
 _AGAIN = "Install or copy the bundle again."
@@ -96,7 +97,7 @@ class Sampling(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The content of `bundle.toml`. files: SHA-256 of every file, by its path inside the bundle."""
+    """The content of `bundle.toml`. files: SHA-256 of every file but the model card, by its path inside."""
 
     model_config = config.STRICT
     format: Literal[1]
@@ -113,13 +114,14 @@ class Manifest(BaseModel):
 class Bundle:
     """A verified bundle folder.
 
-    device, dtype: where and in what the models run; each part chooses if None.
+    device, dtype: where and in what the models run; each part chooses if None. words: see `load_bundle`.
     """
 
     folder: Path
     manifest: Manifest
     device: str | None = None
     dtype: str | None = None
+    words: Mapping[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -148,10 +150,14 @@ class Bundle:
 
     @cached_property
     def phonemizer(self) -> Phonemizer | None:
-        """Turns normalised text into phones; None where the language model reads characters."""
+        """Turns normalised text into phones; None where the language model reads characters.
+
+        Raises:
+            BundleError: its files are damaged. ConfigError, InputError: one of `words` is wrong.
+        """
         if self.manifest.lm.text == "characters":
             return None
-        return Phonemizer.load(self.folder / self.manifest.phones.path)
+        return Phonemizer.load(self.folder / self.manifest.phones.path, self.words)
 
     @cached_property
     def codec(self) -> Codec:
@@ -194,23 +200,32 @@ class Bundle:
 
 
 def load_bundle(
-    name_or_path: str | PathLike[str] = "starter", device: str | None = None, dtype: str | None = None
+    name_or_path: str | PathLike[str] = "starter",
+    device: str | None = None,
+    dtype: str | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Return a bundle whose files all are what they were when it was sealed; nothing heavy is loaded yet.
 
     Args:
         name_or_path: `starter`, the bundle inside the package, or a folder.
-        device: torch device; the GPU if there is one, else the CPU, if None.
+        device: torch device; the GPU if there is one, else the CPU, if None. The compact codec stays on the
+            CPU whatever it is.
         dtype: of the language model; the fastest of bfloat16 and float32 if None.
+        words: the user's own pronunciations, which win, such as `{"ada": "EY D AH"}`.
 
     Raises:
-        BundleError: no such bundle, or a file is missing or changed; says which, what was expected and found.
+        BundleError: no such bundle, or a file is missing, changed or added; says which.
+        ConfigError: words for a bundle that reads characters.
     """
     starter = Path(str(resources.files("llasa") / "assets" / "starter"))
     folder = starter if name_or_path == "starter" else Path(name_or_path)
     manifest = read_manifest(folder)
     _verify(folder, manifest)
-    return Bundle(folder, manifest, device, dtype)
+    if words and manifest.lm.text == "characters":
+        found = f"found pronunciations of {len(words)} words, but it reads characters, not phones"
+        raise ConfigError(f"Loading bundle '{folder}': {found}. Leave them out.")
+    return Bundle(folder, manifest, device, dtype, words)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -283,6 +298,11 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         found = _sha256(folder / name)
         if found != expected:
             raise _damaged(folder, f"expected {name} with SHA-256 {expected[:12]}, found {found[:12]}")
+    # A model folder is read by what lies in it: a file too many can change what is loaded.
+    parts = (manifest.lm.path, manifest.codec.path, manifest.phones.path)
+    for name in sorted(set(_names(folder)) - manifest.files.keys()):
+        if any(PurePosixPath(name).is_relative_to(part) for part in parts):
+            raise _damaged(folder, f"expected only sealed files, found {name}")
     _check_default_voice(folder, manifest)
 
 
@@ -293,9 +313,13 @@ def _check_default_voice(folder: Path, manifest: Manifest) -> None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
+    return {name: _sha256(folder / name) for name in _names(folder)}
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the paths of the files to seal, sorted."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
-    return {name: _sha256(folder / name) for name in names if name != MANIFEST}
+    return sorted({path.relative_to(folder).as_posix() for path in paths} - set(UNSEALED))
 
 
 def _sha256(path: Path) -> str:

@@ -10,13 +10,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
 from llasa.errors import ConfigError
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Strings(RootModel[dict[str, str]]):
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 def read(path: str | PathLike[str], model: type[Model]) -> Model:
@@ -26,13 +30,26 @@ def read(path: str | PathLike[str], model: type[Model]) -> Model:
         ConfigError: the file is missing or no TOML, or a key is unknown, missing or of a wrong value.
     """
     doing = f"Reading '{path}'"
+    return build(model, _table(path, doing), doing)
+
+
+def strings(path: str | PathLike[str]) -> dict[str, str]:
+    """Return a TOML file of strings under any keys.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a value is no string.
+    """
+    doing = f"Reading '{path}'"
+    return build(_Strings, _table(path, doing), doing).root
+
+
+def _table(path: str | PathLike[str], doing: str) -> dict[str, object]:
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{doing}: the system says: {error.strerror}. Check the path.") from error
     except ValueError as error:
         raise ConfigError(f"{doing}: it is no TOML file ({error}). Correct or replace it.") from error
-    return build(model, values, doing)
 
 
 def build(model: type[Model], values: object, doing: str) -> Model:

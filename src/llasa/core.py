@@ -113,7 +113,7 @@ class Generation:
     ids: Ids
     finish: Finish
     logprobs: list[float] | None = None
-    stats: Mapping[str, float] = field(default_factory=dict)
+    stats: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,49 @@
-"""What the processor is good at. Knows no model."""
+"""What the processor is good at, and which of its names a caller may give. Knows no model."""
 
 import torch
+
+from llasa.errors import ConfigError
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype that models run fastest in on a device, of float32 and bfloat16."""
-    if device.type != "cpu":
-        return torch.bfloat16
-    features = torch.cpu.get_capabilities()
-    return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        features = torch.cpu.get_capabilities()
+        fast = features.get("avx512_bf16") or features.get("amx_bf16")
+    else:
+        fast = True
+    return torch.bfloat16 if fast else torch.float32
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """Return the device of a name; the GPU if there is one, else the CPU, if None.
+
+    Raises:
+        ConfigError: no such device, or not here.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # the latter: torch built without that kind
+        what = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"Choosing the device '{device}': {what}. Try 'cpu' or 'cuda'.") from error
+    return found
+
+
+def chosen_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return the dtype of a name; the fastest on the device if None.
+
+    Raises:
+        ConfigError: no such dtype, or none that models run in.
+    """
+    if dtype is None:
+        return fastest_dtype(device)
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ConfigError(f"Choosing the dtype: found '{name}'. Use one of: {', '.join(DTYPES)}.")
+    return getattr(torch, name)

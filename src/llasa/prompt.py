@@ -38,6 +38,7 @@ DATE = "26 Jul 2024"
 IGNORED = -100  # the label that PyTorch's cross entropy skips
 
 _log = logging.getLogger(__name__)
+_AGAIN = "Fetch or build the bundle again."
 _SENTINEL = "\ue000"  # stands for the text while the chat template is rendered: private use, in no template
 _SURROGATES = re.compile("[\ud800-\udfff]")  # not encodable as UTF-8
 _PLAINER = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\t": " ", "\n": " ", "\r": " "})
@@ -108,7 +109,8 @@ class Prompt:
 
         Raises:
             ConfigError: no such family.
-            BundleError: a file, chat template, marker or speech token is missing or does not fit.
+            BundleError: a file is damaged, or one, the chat template, a marker or a speech token is missing
+                or does not fit.
 
         Source: zhenye234/LLaSA_training (format of training rows).
         """
@@ -118,7 +120,7 @@ class Prompt:
                 f"Loading the prompt format of {folder}: found family '{family}'. "
                 f"Use one of: {', '.join(FAMILIES)}."
             )
-        tokenizer = Tokenizer.from_str(_read(folder / "tokenizer.json"))
+        tokenizer = _tokenizer(folder / "tokenizer.json")
         tokenizer.no_padding()  # a training script may have left either switched on in the file
         tokenizer.no_truncation()
         return cls(tokenizer, FAMILIES[family](folder)._replace(separator=separator), codebook_size)
@@ -305,7 +307,7 @@ def _render_chat(folder: Path) -> str:
     from transformers import PreTrainedTokenizerFast
 
     # An empty tokenizer is enough to render, and real ones take seconds to load.
-    renderer = PreTrainedTokenizerFast(
+    renderer: Any = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE()),
         chat_template=_chat_template(folder),
         **_special_tokens(folder),
@@ -333,19 +335,42 @@ def _chat_template(folder: Path) -> str:
 
 def _special_tokens(folder: Path) -> dict[str, str]:
     """Return the declared special tokens by role, e.g. `bos_token`; either spelling of Hugging Face."""
-    roles = {role: token for role, token in _config(folder).items() if role.endswith("_token") and token}
-    contents = {role: token["content"] if isinstance(token, dict) else token for role, token in roles.items()}
-    return {role: token for role, token in contents.items() if isinstance(token, str)}
+    found: dict[str, str] = {}
+    for role, token in _config(folder).items():
+        content: Any = token.get("content") if isinstance(token, dict) else token  # pyright: ignore
+        if role.endswith("_token") and content and isinstance(content, str):
+            found[role] = content
+    return found
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return json.loads(_read(folder / "tokenizer_config.json"))
+    path = folder / "tokenizer_config.json"
+    text = _read(path)
+    try:
+        return dict(json.loads(text).items())
+    except (ValueError, AttributeError) as error:  # no JSON, or no object
+        raise _damaged(path, error) from error
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    text = _read(path)
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"Loading the tokenizer: {path} is damaged ({error}). {_AGAIN}")
 
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise BundleError(f"Loading the tokenizer: {path} is missing. Fetch or build the bundle again.")
-    return path.read_text("utf-8")
+        raise BundleError(f"Loading the tokenizer: {path} is missing. {_AGAIN}")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, error) from error
 
 
 FAMILIES = {"llasa-chat": _chat_family, "llasa-plain": _plain_family}

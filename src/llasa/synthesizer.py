@@ -19,7 +19,7 @@ from llasa import config
 from llasa.bundle import Bundle, load_bundle
 from llasa.core import Audio, Candidate, Generation, Ids, SamplingParams, Utterance, Voice
 from llasa.engines.base import Request
-from llasa.errors import EngineError, InputError
+from llasa.errors import ConfigError, EngineError, InputError
 from llasa.stream import join
 from llasa.text.normalize import Normalized, normalize
 from llasa.text.segment import Segment, segment
@@ -187,6 +187,11 @@ class Synthesizer:
         limit = chosen.max_tokens or self._count(LONGEST * expected + LONGEST_EXTRA_S)
         limit = min(limit, room)
         first = min(limit, self._count(SHORTEST_S)) if chosen.min_tokens is None else chosen.min_tokens
+        if first > limit:
+            raise ConfigError(
+                f"Choosing sampling parameters: min_tokens is {first}, but {normal.text[:40]!r} ends after "
+                f"{limit} codes at most. Lower min_tokens, or raise max_tokens where it is given."
+            )
         fields: dict[str, Any] = chosen.model_dump() | {"max_tokens": limit, "min_tokens": first}
         return self.bundle.prompt.constrain(SamplingParams(**fields))
 
@@ -235,10 +240,13 @@ class Synthesizer:
 
 
 def load(
-    name_or_path: str | PathLike[str] = "starter", device: str | None = None, dtype: str | None = None
+    name_or_path: str | PathLike[str] = "starter",
+    device: str | None = None,
+    dtype: str | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> Synthesizer:
     """Return a synthesizer over a bundle; arguments and errors as for `bundle.load_bundle`."""
-    return Synthesizer(load_bundle(name_or_path, device, dtype))
+    return Synthesizer(load_bundle(name_or_path, device, dtype, words))
 
 
 def voiced(spoken: Iterable[Spoken]) -> Iterator[Audio]:

@@ -191,13 +191,22 @@ class VoiceStore:
             ConfigError: bad name, or no such voice; lists those that exist.
             BundleError: its file is damaged.
         """
-        path = self._find(name)
-        if path is None:
-            raise self._missing(name)
+        path = self.path(name)
         voice = load(path)
         if voice.name != name:
             raise _damaged(path, f"the voice '{name}'", f"the voice '{voice.name[:64]}'")
         return voice
+
+    def path(self, name: str) -> Path:
+        """Return the file of a voice, whole or damaged: the user's own hides a bundle's.
+
+        Raises:
+            ConfigError: bad name, or no such voice; lists those that exist.
+        """
+        path = self._find(name)
+        if path is None:
+            raise self._missing(name)
+        return path
 
     def add(self, voice: Voice, overwrite: bool = False) -> Path:
         """Keep a voice in the user's folder and return its file.
@@ -223,9 +232,7 @@ class VoiceStore:
         Raises:
             ConfigError: bad name, no such voice, or a voice that belongs to the bundle.
         """
-        path = self._find(name)
-        if path is None:
-            raise self._missing(name)
+        path = self.path(name)
         if path.parent != self._own:
             found = "it belongs to the bundle"
             raise ConfigError(f"Removing voice '{name}': {found}. Only voices you added can be removed.")

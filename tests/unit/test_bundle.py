@@ -50,6 +50,30 @@ def test_every_flipped_byte_is_noticed(broken_bundle: Path):
     load_bundle(broken_bundle)
 
 
+def test_the_model_card_may_be_edited(broken_bundle: Path):
+    card = broken_bundle / "README.md"
+    card.write_text("a card", encoding="utf-8")
+    assert "README.md" not in seal(broken_bundle, SETTINGS).files
+    card.write_text("another card", encoding="utf-8")
+    load_bundle(broken_bundle)
+
+
+@pytest.mark.parametrize("name", ["lm/adapter_config.json", "codec/odd/more.safetensors", "phones/README.md"])
+def test_files_that_nobody_sealed_are_refused(broken_bundle: Path, name: str):
+    path = broken_bundle / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(BundleError, match=f"expected only sealed files, found {name}"):
+        load_bundle(broken_bundle)
+
+
+def test_pronunciations_need_a_bundle_that_reads_phones(broken_bundle: Path):
+    edit(broken_bundle, 'text = "phones"', 'text = "characters"')
+    load_bundle(broken_bundle, words={})
+    with pytest.raises(ConfigError, match="pronunciations of 1 words, but it reads characters"):
+        load_bundle(broken_bundle, words={"ada": "EY D AH"})
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -57,6 +57,12 @@ def test_refuses_with_a_hint(tmp_path: Path, text: str, said: str):
     assert "recipe.toml" in str(error.value)
 
 
+def test_strings_under_any_keys(tmp_path: Path):
+    assert config.strings(written(tmp_path, 'ada = "EY D AH"')) == {"ada": "EY D AH"}
+    with pytest.raises(ConfigError, match=r"recipe\.toml': found ada = 3\. It should be a valid string"):
+        config.strings(written(tmp_path, "ada = 3"))
+
+
 def test_missing_file(tmp_path: Path):
     with pytest.raises(ConfigError, match="No such file"):
         config.read(tmp_path / "none.toml", Recipe)
@@ -64,7 +70,7 @@ def test_missing_file(tmp_path: Path):
 
 def test_models_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        Trainer().steps = 4  # pyright: ignore[reportAttributeAccessIssue]
+        Trainer().steps = 4
 
 
 def test_changed_checks_again():

@@ -1,5 +1,6 @@
 """The native engine against transformers.generate, and its loop: slots, joins, loops, failures, loading."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -309,13 +310,27 @@ def test_cancelled_candidate_frees_its_slot_within_a_step() -> None:
     assert len(generations[0].ids) <= seen + 1 < len(generations[1].ids)
 
 
-def test_request_cancelled_while_waiting_is_over_without_a_step() -> None:
-    with running(Gate(), concurrency=1, max_length=20_000) as engine:
+def test_request_cancelled_while_waiting_is_over_at_once() -> None:
+    model = Gate()
+    with running(model, concurrency=1, max_length=20_000) as engine:
         busy = engine.submit([1], replace(GREEDY, max_tokens=10_000, min_tokens=10_000))
+        next(iter(busy))
+        model.open.clear()  # not a step more, and the slot stays taken
         waiting = engine.submit([2], replace(GREEDY, n=2))
+        waiting.cancel(1)
         waiting.cancel()
-        busy.cancel()
+        waiting.cancel()
+        asker = threading.Thread(target=waiting.result, daemon=True)
+        asker.start()
+        asker.join(20)
+        over = not asker.is_alive()
+        model.open.set()
+        assert over
         assert [(g.ids, g.finish) for g in waiting.result()] == [([], "cancelled")] * 2
+        assert [(step.candidate, step.finish) for step in waiting] == [(0, "cancelled"), (1, "cancelled")]
+        busy.cancel()
+        assert busy.result()[0].finish == "cancelled"
+        assert len(engine.submit([1], GREEDY).result()[0].ids) == 24
         with pytest.raises(ConfigError, match=r"\[0, 2\)"):
             waiting.cancel(2)
 
@@ -387,6 +402,24 @@ def test_bfloat16_runs_and_stays_near(folder: Path) -> None:
         logits = model(torch.tensor([prompt + generation.ids])).logits[0, len(prompt) - 1 :, list(ALLOWED)]
         expected = [logits[k].log_softmax(-1)[ALLOWED.index(i)].item() for k, i in enumerate(generation.ids)]
         assert np.abs(np.array(generation.logprobs) - expected).mean() < 0.15
+
+
+def test_misshapen_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    content = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"intermediate_size": 40}))
+    with pytest.raises(BundleError, match=r"weights are missing or misshapen, first .*mlp"):
+        NativeEngine.load(tmp_path, device="cpu")
+    (tmp_path / "config.json").write_text(json.dumps(content | {"num_attention_heads": "four"}))
+    with pytest.raises(BundleError, match="Fetch the folder again"):
+        NativeEngine.load(tmp_path, device="cpu")
+
+
+def test_unknown_devices_and_dtypes_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="Choosing the device 'gpu'"):
+        NativeEngine.load(folder, device="gpu")
+    with pytest.raises(ConfigError, match="Choosing the dtype: found 'bf16'"):
+        NativeEngine.load(folder, device="cpu", dtype="bf16")
 
 
 def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -211,6 +211,16 @@ def test_unsuitable_bundles_are_refused(phone_folder: Path, tmp_path: Path) -> N
             Prompt.load(phone_folder, "llasa-plain", wrong_size)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_damaged_files_are_named(phone_folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    for whole in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / whole).write_bytes((phone_folder / whole).read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BundleError, match=rf"{name} is damaged \(.+\)\. Fetch"):
+        Prompt.load(tmp_path, "llasa-plain", CODEBOOK_SIZE)
+
+
 def test_a_chat_template_that_loses_the_text_is_refused(phone_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((phone_folder / "tokenizer.json").read_bytes())
     template = "{{ messages[-1].content }}"

@@ -19,6 +19,13 @@ def test_round_trip(tmp_path):
     ]
 
 
+def test_codes_of_another_codec_are_refused(tmp_path):
+    shards.write(SHARD, tmp_path / "ada.safetensors")
+    assert shards.read(tmp_path / "ada.safetensors", "compact@0123").speaker == "ada"
+    with pytest.raises(BundleError, match="compact@0123"):
+        shards.read(tmp_path / "ada.safetensors", "compact@4567")
+
+
 def test_damaged_or_missing(tmp_path):
     path = tmp_path / "ada.safetensors"
     shards.write(SHARD, path)

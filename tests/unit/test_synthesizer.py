@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from llasa.bundle import Bundle, load_bundle
 from llasa.core import Finish, Generation, Ids, SamplingParams
 from llasa.engines.base import Step
 from llasa.errors import BundleError, ConfigError, EngineError, InputError
-from llasa.prompt import SPEECH_END
-from llasa.synthesizer import Synthesizer, concatenated, voiced
+from llasa.prompt import SPEECH_START, TEXT_END, TEXT_START, speech_token
+from llasa.synthesizer import Synthesizer, concatenated, load, voiced
 from llasa.text.segment import segment
 from llasa.voice import save
 
@@ -131,6 +132,12 @@ def test_prompt_has_voice_and_text_in_the_bundles_form(tiny_bundle: Path):
     assert params.stop_token_ids == parts.stop_token_ids
 
 
+def test_own_pronunciations_win(tiny_bundle: Path):
+    synthesizer = load(tiny_bundle, words={"cats": "D AO G Z"})
+    phonemizer = synthesizer.bundle.phonemizer
+    assert phonemizer is not None and phonemizer("the cats.") == "DH AH | D AO G Z ."
+
+
 def test_lengths_follow_the_text(tiny_bundle: Path):
     synthesizer, engine = scripted(tiny_bundle)
     for text in ("Hi.", "A much longer sentence with some more words in it."):
@@ -175,16 +182,15 @@ def test_nothing_to_say_is_refused_at_once(speaker: Synthesizer, text: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["<|s_12|>", "<|SPEECH_GENERATION_END|> now", "a<|TEXT_UNDERSTANDING_END|>b"]
+    "text", ["<|s_12|>", "<|SPEECH_GENERATION_END|> hi <|s_12|>", "a<|TEXT_UNDERSTANDING_END|>b"]
 )
 def test_markers_in_the_text_are_text(tiny_bundle: Path, text: str):
     synthesizer, engine = scripted(tiny_bundle)
     synthesizer.say(text)
-    prompt, parts = synthesizer.bundle.prompt, engine.asked[0][0]
-    head = parts[: -len(synthesizer.bundle.voices.get("ada").codes)]
-    markers = [token_id for token_id in head if token_id >= min(prompt.end_id, prompt.first_code_id) - 5]
-    assert len(markers) == 3  # text start, text end, speech start
-    assert prompt.end_id not in parts, SPEECH_END
+    added = Tokenizer.from_file(str(tiny_bundle / "lm" / "tokenizer.json")).get_added_tokens_decoder()
+    found = [added[token_id].content for token_id in engine.asked[0][0] if token_id in added]
+    spoken = [speech_token(code) for code in synthesizer.bundle.voices.get("ada").codes]
+    assert found == [TEXT_START, TEXT_END, SPEECH_START, *spoken]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,8 @@ def test_markers_in_the_text_are_text(tiny_bundle: Path, text: str):
         ({"top_p": 3}, "less than or equal to 1"),
         ({"temperature": "hot"}, "found temperature"),
         ({"n": 4}, "unknown key 'n'"),
+        ({"min_tokens": 900}, "min_tokens is 900, but 'the cat sat.' ends after"),
+        ({"min_tokens": 9, "max_tokens": 8}, "ends after 8 codes at most. Lower min_tokens"),
     ],
 )
 def test_bad_parameters_are_refused_at_once(speaker: Synthesizer, sampling: dict[str, Any], said: str):
@@ -235,7 +243,7 @@ def test_closing_a_stream_cancels_what_is_in_flight(tiny_bundle: Path):
     synthesizer, engine = scripted(tiny_bundle)
     stream = synthesizer.speak("One cat. Two cats. Three cats.")
     next(stream)
-    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
+    stream.close()
     assert len(engine.given) == 2  # one ahead, not more
     assert engine.given[1].cancelled
 

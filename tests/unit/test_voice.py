@@ -258,12 +258,14 @@ def test_store_lists_gets_adds_and_removes(store, tmp_path):
     assert store.add(made("mary")) == tmp_path / "home" / "voices" / "mary.safetensors"
     assert store.names() == ["ada", "grace", "mary"]
     assert store.get("mary").codes == made("mary").codes
+    assert store.path("mary").parent == tmp_path / "home" / "voices"
+    assert store.path("ada").parent == tmp_path / "shipped"
     store.remove("mary")
     assert store.names() == ["ada", "grace"]
 
 
 def test_a_missing_voice_names_the_nearest_and_all(store):
-    for attempt in (store.get, store.remove):
+    for attempt in (store.get, store.path, store.remove):
         with pytest.raises(
             ConfigError, match=r"'adda': there is none. Did you mean 'ada'. Voices here: ada, grace"
         ):

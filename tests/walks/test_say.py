@@ -9,7 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def real(*arguments: object, **options: object) -> subprocess.CompletedProcess[b
     """Run the command in a process of its own."""
     command = [sys.executable, "-m", "llasa.cli", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
-    return subprocess.run(command, capture_output=True, env=environment, check=False, **options)  # pyright: ignore
+    return subprocess.run(command, capture_output=True, env=environment, check=False, **options)
 
 
 def left(folder: Path) -> set[str]:
@@ -84,7 +84,44 @@ def test_clones_a_recording(run: Run, tiny_bundle: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["<|s_12|>", "<|SPEECH_GENERATION_END|>"])
 def test_markers_are_spoken_as_text(run: Run, tiny_bundle: Path, text: str):
-    assert run("say", text, "--bundle", tiny_bundle, "--set", "max_tokens=20").code == 0
+    ran = run("say", text, "--bundle", tiny_bundle, "--set", "max_tokens=20", "--json")
+    [segment] = json.loads(ran.out)["segments"]
+    assert (segment["text"], segment["dropped"]) == (text, ["<", "|", "_", ">"])
+
+
+@pytest.fixture
+def words(own_home: Path) -> Iterator[Path]:
+    """The user's own pronunciations, not there at the start and at the end."""
+    path = own_home / "words.toml"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_own_pronunciations_are_read(run: Run, tiny_bundle: Path, tmp_path: Path, words: Path):
+    def said(name: str) -> bytes:
+        assert run("say", "The cat sat.", "--bundle", tiny_bundle, "-o", name).code == 0
+        return (tmp_path / name).read_bytes()
+
+    plain = said("plain.wav")
+    words.write_text('cat = "D AO G Z AH"', encoding="utf-8")
+    assert said("own.wav") != plain
+    words.unlink()
+    assert said("again.wav") == plain
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('cat = "K QQ"', "'cat': found ['QQ']"),
+        ("cat = 3", "found cat = 3"),
+        ('Cat = "K"', "'Cat'"),
+        ("cat", "no TOML"),
+    ],
+)
+def test_wrong_pronunciations_are_named(run: Run, words: Path, content: str, said: str):
+    words.write_text(content, encoding="utf-8")
+    ran = run("say", "Hi.", "--bundle", "no-such-bundle")
+    assert ran.code == 2 and f"Reading '{words}'" in ran.err and said in ran.err
 
 
 @pytest.mark.parametrize("text", ["", "   ", "😀 🎉", "..."])

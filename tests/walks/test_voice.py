@@ -55,6 +55,24 @@ def test_add_list_show_remove(run: Run, home: Path, recording: Path, tiny_bundle
     assert run("voice", "show", "bob", *bundle).code == 2
 
 
+def test_a_damaged_voice_does_not_hide_the_others(run: Run, home: Path, tiny_bundle: Path):
+    home.mkdir(exist_ok=True)
+    (home / "bob.safetensors").write_bytes(b"no voice")
+    ran = run("voice", "list", "--json", "--bundle", tiny_bundle)
+    ada, bob = json.loads(ran.out)["voices"]
+    assert ran.code == 0 and (ada["name"], ada["problem"]) == ("ada", None)
+    assert not bob["usable"] and str(home / "bob.safetensors") in bob["problem"]
+    ran = run("voice", "list", "--bundle", tiny_bundle)
+    assert ran.code == 0 and "a safetensors file" in ran.out.splitlines()[1]
+
+
+def test_links_of_the_user_are_not_listed_as_places(run: Run, home: Path, tiny_bundle: Path):
+    home.mkdir(exist_ok=True)
+    (home / "ada.safetensors").symlink_to(tiny_bundle / "voices" / "ada.safetensors")
+    shown = json.loads(run("voice", "show", "ada", "--json", "--bundle", tiny_bundle).out)
+    assert shown["path"] == str(tiny_bundle / "voices" / "ada.safetensors")
+
+
 def test_starter_or_tiny_voices_are_listed(run: Run, bundle_folder: Path):
     listed = json.loads(run("voice", "list", "--json", "--bundle", bundle_folder).out)
     assert listed["default"] in [row["name"] for row in listed["voices"]]

@@ -11,11 +11,11 @@ EPILOG = examples("llasa doctor", "llasa doctor --bundle my-bundle", "llasa doct
 PACKAGES = ("llasa", "torch", "transformers", "tokenizers", "safetensors", "numpy", "soundfile", "av", "soxr")
 FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "sve")  # what speed depends on
 EXTRAS = {
-    "train": "llasa train: fine-tuning and GRPO",
-    "serve": "llasa serve: the speech API and its page",
-    "eval": "more recognisers, similarity and naturalness scores",
-    "gguf": "llama.cpp as the engine",
-    "ray": "llasa prepare on a cluster",
+    "train": "the training code and the recipe in recipes/",
+    "serve": "nothing yet: for a server to come",
+    "eval": "the recognisers and measures that the recipes use",
+    "gguf": "nothing yet: for an engine to come",
+    "ray": "nothing yet: for clusters to come",
 }
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ EPILOG = examples(
     'echo "Hello." | llasa say - -o - | aplay',
     'llasa say "In my voice." --ref-audio me.wav --ref-text "What I say in it."',
     'llasa say "Calmly." --temperature 0.5 --set top_k=50',
+    """Your own pronunciations: lines like  ada = "EY D AH"  in words.toml, beside your folder of voices.""",
 )
 STDIO = "-"
 PLAYERS = {
@@ -58,10 +60,11 @@ def say(
     format = _check_output(output, json)
     player = _player() if play else None
     recording = _recording(ref_audio, ref_text, voice)
+    pronunciations = _pronunciations()
     from llasa.audio import encode, write
-    from llasa.synthesizer import concatenated, load, voiced
+    from llasa.synthesizer import concatenated, voiced
 
-    synthesizer = load(bundle)
+    synthesizer = _opened(bundle, pronunciations)
     speaker = _cloned(synthesizer, recording, ref_text or "") if recording else synthesizer.voice(voice)
     began = time.perf_counter()
     spoken = list(tracked(synthesizer.speak(words, speaker, seed, **sampling), "Speaking"))
@@ -129,6 +132,32 @@ def _recording(ref_audio: Path | None, ref_text: str | None, voice: str | None) 
     from llasa.voice import MAX_S, MIN_S
 
     return read(ref_audio, min_s=MIN_S, max_s=MAX_S)
+
+
+def _pronunciations() -> dict[str, str]:
+    """Return the user's own, checked one by one so that an error can name the file."""
+    from llasa import config
+    from llasa.text.phones import Phonemizer
+    from llasa.voice import default_voice_folder
+
+    path = default_voice_folder().parent / "words.toml"
+    words = config.strings(path) if path.is_file() else {}
+    try:
+        Phonemizer({}, None, words)
+    except (ConfigError, InputError) as error:
+        raise ConfigError(f"Reading '{path}': {error}") from error
+    return words
+
+
+def _opened(bundle: str, pronunciations: dict[str, str]) -> "Synthesizer":
+    from llasa.bundle import load_bundle
+    from llasa.synthesizer import Synthesizer
+
+    opened = load_bundle(bundle)
+    if pronunciations and opened.manifest.lm.text == "characters":
+        note("Your words.toml is not used: this bundle reads characters, not phones.")
+        return Synthesizer(opened)
+    return Synthesizer(replace(opened, words=pronunciations))
 
 
 def _cloned(synthesizer: "Synthesizer", recording: "Audio", text: str) -> "Voice":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note
+from llasa.errors import BundleError
 
 if TYPE_CHECKING:
     from llasa.bundle import Bundle
@@ -55,10 +56,13 @@ def list_(bundle: BundleOption = "starter", json: JsonOption = False) -> None:
     from llasa.bundle import load_bundle
 
     opened = load_bundle(bundle)
-    rows = [_described(opened, opened.voices.get(name)) for name in opened.voices.names()]
+    rows = [_listed(opened, name) for name in opened.voices.names()]
     if json:
         return emit({"default": opened.default_voice, "voices": rows})
     for row in rows:
+        if row["problem"]:
+            print(f"! {row['name']:20} {row['problem']}")
+            continue
         state = "  (made for another codec)" if not row["usable"] else ""
         star = "*" if row["name"] == opened.default_voice else " "
         print(f"{star} {row['name']:20} {row['seconds']:5} s  {row['source'] or '-'}  {row['path']}{state}")
@@ -86,6 +90,15 @@ def remove(name: Name, bundle: BundleOption = "starter") -> None:
     note(f"Removed voice '{name}'.")
 
 
+def _listed(bundle: "Bundle", name: str) -> dict[str, object]:
+    """Return a line of the list: one damaged voice must not hide the others."""
+    try:
+        return {**_described(bundle, bundle.voices.get(name)), "problem": None}
+    except BundleError as error:
+        path = str(bundle.voices.path(name))
+        return {"name": name, "usable": False, "path": path, "problem": str(error)}
+
+
 def _described(bundle: "Bundle", voice: "Voice") -> dict[str, object]:
     return {
         "name": voice.name,
@@ -96,7 +109,7 @@ def _described(bundle: "Bundle", voice: "Voice") -> dict[str, object]:
         "codec": voice.codec,
         "usable": voice.codec == bundle.manifest.codec.name,
         "reference": voice.reference is not None,
-        "path": str(_place(bundle, voice.name)),
+        "path": str(bundle.voices.path(voice.name)),
     }
 
 
@@ -105,11 +118,3 @@ def _seconds(bundle: "Bundle", voice: "Voice") -> float:
         return voice.reference.duration_s
     codec = bundle.manifest.codec
     return len(voice.codes) * codec.hop_length / codec.sample_rate
-
-
-def _place(bundle: "Bundle", name: str) -> Path:
-    """Return the file of a voice: the user's own hides the bundle's."""
-    from llasa.voice import default_voice_folder
-
-    own = default_voice_folder() / f"{name}.safetensors"
-    return own if own.is_file() else bundle.folder / "voices" / own.name

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,10 +75,9 @@ class CompactCodec:
         """
         folder = Path(folder)
         try:
-            fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            model = CompactModel(
-                CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-            )
+            fields: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+            model = CompactModel(CompactConfig(**sizes))
             for part in PARTS:
                 model.get_submodule(part).load_state_dict(unpacked(load_file(folder / f"{part}.safetensors")))
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

@@ -77,6 +77,9 @@ def mel_filters(config: CompactConfig) -> Tensor:
 class LogMel(nn.Module):
     """Floored log-mel magnitudes: [B, T] -> [B, M, T // mel_hop]; T a multiple of mel_hop."""
 
+    filters: Tensor
+    window: Tensor
+
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
@@ -159,6 +162,11 @@ class Encoder(nn.Module):
 class FSQ(nn.Module):
     """Finite scalar quantization (arXiv 2309.15505): latent -> grid point in [-1, 1) and its index."""
 
+    levels: Tensor
+    basis: Tensor
+    reach: Tensor
+    offset: Tensor
+
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         size = torch.tensor(levels)
@@ -210,6 +218,8 @@ class Decoder(nn.Module):
 
 class Vocoder(nn.Module):
     """Log-mel [B, M, F] -> samples [B, F * mel_hop], by an inverse STFT."""
+
+    window: Tensor
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()

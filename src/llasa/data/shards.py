@@ -58,11 +58,15 @@ def write(shard: Shard, path: Path) -> str:
     return digest
 
 
-def read(path: Path) -> Shard:
+def read(path: Path, codec: str | None = None) -> Shard:
     """Return a shard.
 
+    Args:
+        path: of the file.
+        codec: the codec its codes must belong to; any if None.
+
     Raises:
-        BundleError: the file is missing or damaged.
+        BundleError: the file is missing or damaged, or its codes belong to another codec.
     """
     try:
         with safe_open(path, "np") as file:
@@ -70,6 +74,10 @@ def read(path: Path) -> Shard:
             t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise BundleError(f"Reading the shard '{path}': {error}. Make it again.") from error
+    if codec is not None and facts["codec"] != codec:
+        raise BundleError(
+            f"Reading the shard '{path}': it is of codec '{facts['codec']}', not '{codec}'. Make it again."
+        )
     text, codes, ends = t["text"].tobytes(), t["codes"].astype(np.int32), t["word_ends"].astype(np.int32)
     spans = zip(
         *(zip(t[n], t[n][1:], strict=False) for n in ("text_offsets", "code_offsets", "word_offsets")),

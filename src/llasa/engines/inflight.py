@@ -28,6 +28,7 @@ class NativeRequest:
         self._generations: dict[int, Generation] = {}
         self._cancelled: set[int] = set()
         self._error: Exception | None = None
+        self._begun = False
         self._news = threading.Condition()
         self._over = threading.Event()
 
@@ -48,12 +49,18 @@ class NativeRequest:
             yield from fresh
 
     def cancel(self, candidate: int | None = None) -> None:
-        """Stop one candidate, or all; what was drawn so far is its generation."""
+        """Stop one candidate, or all; what was drawn so far is its generation.
+
+        A request that still waits for a slot is over at once.
+        """
         if candidate is not None and not 0 <= candidate < self.params.n:
             raise ConfigError(
                 f"Cancelling: candidate is {candidate}. Give one in [0, {self.params.n}), or None for all."
             )
-        self._cancelled.update(range(self.params.n) if candidate is None else [candidate])
+        with self._news:
+            self._cancelled.update(range(self.params.n) if candidate is None else [candidate])
+            if len(self._cancelled) == self.params.n and not (self._begun or self._over.is_set()):
+                self._end_empty()
 
     def result(self) -> list[Generation]:
         """Wait, then return one generation per candidate, in order.
@@ -69,14 +76,11 @@ class NativeRequest:
         """Tell whether the caller has stopped this candidate."""
         return candidate in self._cancelled
 
-    def abandoned(self) -> bool:
-        """Tell whether nobody wants this request, and end it then; asked before its candidates begin."""
-        if len(self._cancelled) < self.params.n:
-            return False
-        empty = Generation([], "cancelled", [] if self.params.logprobs else None)
-        candidates = range(self.params.n)
-        self.publish([Step(i, [], "cancelled") for i in candidates], dict.fromkeys(candidates, empty))
-        return True
+    def begin(self) -> bool:
+        """Tell whether somebody wants this request; if so, only the engine's side ends it from now on."""
+        with self._news:
+            self._begun = not self._over.is_set()
+            return self._begun
 
     def publish(self, steps: Sequence[Step], generations: dict[int, Generation]) -> None:
         """Hand the caller news; the engine's side of the request."""
@@ -88,11 +92,18 @@ class NativeRequest:
             self._news.notify_all()
 
     def fail(self, error: Exception) -> None:
-        """End the request with an error; the engine's side of the request."""
+        """End the request with an error unless it is over; the engine's side of the request."""
         with self._news:
+            if self._over.is_set():
+                return
             self._error = error
             self._over.set()
             self._news.notify_all()
+
+    def _end_empty(self) -> None:
+        empty = Generation([], "cancelled", [] if self.params.logprobs else None)
+        candidates = range(self.params.n)
+        self.publish([Step(i, [], "cancelled") for i in candidates], dict.fromkeys(candidates, empty))
 
     def _raise(self) -> None:
         if isinstance(self._error, EngineError):

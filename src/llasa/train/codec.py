@@ -55,9 +55,15 @@ class Crops:
     batch(count, frames) -> samples [B, frames * mel_hop] and phone labels [B, frames // 2] (-100 = unknown).
     """
 
-    def __init__(self, recordings: Sequence[Recording], config: CompactConfig, level: float = 0.08) -> None:
-        self.config = config
-        self.phones = sorted({p for r in recordings for p in r.phones})
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        config: CompactConfig,
+        phones: Sequence[str],
+        level: float = 0.08,
+    ) -> None:
+        """Take recordings; `phones` names the labels, the same for training and held-out crops."""
+        self.config, self.phones = config, list(phones)
         index = {p: i for i, p in enumerate(self.phones)}
         self.label_hop = 2 * config.mel_hop
         self.recordings = [r for r in recordings if len(r.samples) > 40 * config.hop_length]
@@ -211,7 +217,9 @@ class CodecTask:
             points, codes = self.model.quantizer(self.model.encoder(mel, frames))
         predicted, features = self.model.decoder(points, frames[..., :: self.model.config.frames_per_code])
         said = self.head(features.transpose(1, 2)).float().reshape(len(mel), -1, len(self.train.phones))
-        phone = F.cross_entropy(said.flatten(0, 1), labels.flatten())
+        # A batch of real speech alone has no labels; a mean over nothing would be NaN.
+        missed = F.cross_entropy(said.flatten(0, 1), labels.flatten(), reduction="sum")
+        phone = missed / (labels >= 0).sum().clamp(min=1)
         loss = mel_loss(predicted.float(), mel) + self.phone_weight * phone
         measures = {"mel_l1": (predicted.float() - mel).abs().mean().item(), "phone": phone.item()}
         measures["bits"] = _entropy_bits(codes)

@@ -71,6 +71,17 @@ def join_group() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def wait_for_all() -> None:
+    """Wait until every process of the group is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def processes() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Average gradients over the process group, in place; alone, do nothing."""
     if not dist.is_initialized():

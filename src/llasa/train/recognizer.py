@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from llasa.core import Audio, Ids
 from llasa.recognizers.base import TextForm
 from llasa.recognizers.ctc import BLANK, MARK, CtcModel, CtcRecognizer, batched, levelled, token_ids
-from llasa.train.loop import rate_at
+from llasa.train.loop import average_gradients, rate_at
 
 Reader = Callable[[str], str]
 
@@ -119,6 +119,7 @@ class CtcTask:
         loss = self._loss(self._batch())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
         return {"loss": loss.item()}

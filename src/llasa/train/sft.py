@@ -10,6 +10,7 @@ Shapes: B rows, S ids a row.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from llasa.core import Codes, Ids
 from llasa.data.shards import Row, Shard
 from llasa.prompt import IGNORED, Prompt
-from llasa.train.loop import average_gradients, rate_at
+from llasa.train.loop import average_gradients, processes, rate_at
 
 Reader = Callable[[str], str]
 
@@ -117,8 +118,11 @@ def collate(rows: Sequence[tuple[Ids, Ids]], pad: int) -> tuple[Tensor, Tensor]:
     return pad_rows(ids, True, pad), pad_rows(labels, True, IGNORED)
 
 
-def code_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each labelled id, nats [labels]; the head runs on those positions only."""
+def code_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each labelled id, nats [labels]; the head runs on those positions only.
+
+    model: a causal LM as in transformers, with `model` and `lm_head`.
+    """
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     wanted = labels[:, 1:] != IGNORED
     logits = model.lm_head(hidden[wanted])
@@ -133,7 +137,8 @@ def embed_by_digits(weight: Tensor, first: int, levels: Sequence[int]) -> None:
         weight: [V, D], changed in place. first: id of code 0.
             levels: of the codec, dimension 0 least significant.
     """
-    codes, total = torch.arange(int(torch.tensor(levels).prod())), 0
+    codes = torch.arange(int(torch.tensor(levels).prod()))
+    total = torch.zeros(len(codes), weight.shape[1])
     std = float(weight.detach().std())
     for size in levels:
         digit, codes = codes % size, codes // size
@@ -187,7 +192,7 @@ class SftTask:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return {"loss": loss.item(), "tokens": float(ids.numel())}
+        return {"loss": loss.item(), "tokens": float(ids.numel() * processes())}
 
     def _batch(self, progress: float) -> tuple[Tensor, Tensor]:
         """Return rows of similar length that fill about `tokens` ids."""
