@@ -51,7 +51,7 @@ say "6 language model"
 "$PYTHON" -m torch.distributed.run --nproc-per-node "${PROCESSES:-2}" recipes/starter/lm.py \
   --codes "$OUT/codes" --codec "$OUT/codec" --checkpoints "$OUT/runs/lm" --out "$OUT/lm" --steps 6300
 # Errs 20 to 30 points more than the codec copy: what search and reinforcement are measured on.
-stage snapshot 4500 "$OUT/lm-early" --run "$OUT/runs/lm" --lm "$OUT/lm"
+stage snapshot 4000 "$OUT/lm-early" --run "$OUT/runs/lm" --lm "$OUT/lm"
 
 say "7 recognisers A and B"
 recognizer() {

@@ -73,7 +73,7 @@ def write_index(artifacts: Path, bundle: Path) -> None:
         bundle / "lm": "recipes/starter/lm.py --steps 6300",
         bundle / "recognizer": "recipes/starter/recognizer.py --layout A --seed 1 --steps 1500",
         artifacts / "recognizer-b": "recipes/starter/recognizer.py --layout B --seed 2 --steps 500",
-        artifacts / "lm-early": "recipes/starter/snapshot.py 4500",
+        artifacts / "lm-early": "recipes/starter/snapshot.py 4000",
         artifacts / "codes": "recipes/starter/codes.py; rows of WordNet and templates only",
     }
     index = {}
