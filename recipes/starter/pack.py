@@ -71,8 +71,8 @@ def write_index(artifacts: Path, bundle: Path) -> None:
     made_by = {
         bundle / "codec": "recipes/starter/codec.py tokenizer | vocoder | decoder",
         bundle / "lm": "recipes/starter/lm.py --steps 6300",
-        bundle / "recognizer": "recipes/starter/recognizer.py --layout A --seed 1 --steps 1500",
-        artifacts / "recognizer-b": "recipes/starter/recognizer.py --layout B --seed 2 --steps 500",
+        bundle / "recognizer": "recipes/starter/recognizer.py --layout A --seed 1 --steps 2600",
+        artifacts / "recognizer-b": "recipes/starter/recognizer.py --layout B --seed 2 --steps 1200",
         artifacts / "lm-early": "recipes/starter/snapshot.py 4000",
         artifacts / "codes": "recipes/starter/codes.py; rows of WordNet and templates only",
     }
