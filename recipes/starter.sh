@@ -58,8 +58,8 @@ recognizer() {
   stage recognizer --codec "$OUT/codec" --shards "$OUT/speech" --copies "$OUT/copies" --copy-hours 2 \
     --run "$OUT/runs/recognizer-$1" --out "$OUT/recognizer-$1" "${@:2}"
 }
-recognizer a --layout A --seed 1 --steps 2600
-recognizer b --layout B --seed 2 --steps 1200
+recognizer a --layout A --seed 1 --steps 9000
+recognizer b --layout B --seed 2 --steps 6500
 
 say "8 voices and bundle"
 stage voices rms awb kal16 --codec "$OUT/codec" --out "$OUT/voices"

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from llasa.audio import loudness
 from llasa.core import Audio
+from llasa.recognizers.pocketsphinx import PocketsphinxRecognizer
 from llasa.text.normalize import normalize
 
 SYSTEMS = ("source", "copy", "say")
@@ -29,22 +30,13 @@ def words(text: str) -> str:
 
 
 @cache
-def _recogniser():
-    from pocketsphinx import Decoder
-
-    return Decoder(samprate=16000, loglevel="FATAL")
+def _recogniser() -> PocketsphinxRecognizer:
+    return PocketsphinxRecognizer()
 
 
 def hear(audio: Audio) -> str:
-    """Return what pocketsphinx hears; the sound must be at 16 kHz."""
-    decoder = _recogniser()
-    quiet = np.zeros(3200, np.float32)
-    samples = np.concatenate((quiet, audio.samples, quiet))
-    decoder.start_utt()
-    decoder.process_raw((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
-    decoder.end_utt()
-    found = decoder.hyp()
-    return found.hypstr if found else ""
+    """Return what pocketsphinx hears."""
+    return _recogniser().transcribe([audio])[0].text
 
 
 @cache

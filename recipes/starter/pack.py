@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 
 from llasa.bundle import seal
 from llasa.data import shards
+from llasa.recognizers.ctc import CtcRecognizer
 from llasa.text.normalize import normalize
 from texts import key, templates, wordnet
 
@@ -26,6 +27,8 @@ SETTINGS = {
     "phones": {},
     "sampling": {"temperature": 0.4, "top_p": 0.95},
     "default_voice": "rufus",
+    "judge": "judge.toml",
+    "recognizers": {"bundle": "ctc:recognizer", "held-out": "ctc:recognizer-b"},
 }
 
 
@@ -71,8 +74,8 @@ def write_index(artifacts: Path, bundle: Path) -> None:
     made_by = {
         bundle / "codec": "recipes/starter/codec.py tokenizer | vocoder | decoder",
         bundle / "lm": "recipes/starter/lm.py --steps 6300",
-        bundle / "recognizer": "recipes/starter/recognizer.py --layout A --seed 1 --steps 2600",
-        artifacts / "recognizer-b": "recipes/starter/recognizer.py --layout B --seed 2 --steps 1200",
+        bundle / "recognizer": "recipes/starter/recognizer.py --layout A --seed 1 --steps 9000",
+        bundle / "recognizer-b": "recipes/starter/recognizer.py --layout B --seed 2 --steps 6500",
         artifacts / "lm-early": "recipes/starter/snapshot.py 4000",
         artifacts / "codes": "recipes/starter/codes.py; rows of WordNet and templates only",
     }
@@ -103,14 +106,14 @@ def main() -> None:
     write_lm(args.lm or args.out / "lm", args.bundle / "lm")
     copy(args.out / "codec", args.bundle / "codec")
     copy(args.out / "voices", args.bundle / "voices")
-    copy(args.out / "recognizer-a", args.bundle / "recognizer")
+    for source, name in (("recognizer-a", "recognizer"), ("recognizer-b", "recognizer-b")):
+        CtcRecognizer.load(args.out / source).save(args.bundle / name)
     seal(args.bundle, SETTINGS)
     size = sum(path.stat().st_size for path in args.bundle.rglob("*") if path.is_file())
     print(f"{args.bundle}: {size / 1e6:.1f} MB")
     if args.bundle_only:
         return
-    for name in ("recognizer-b", "lm-early"):
-        copy(args.out / name, args.artifacts / name)
+    copy(args.out / "lm-early", args.artifacts / "lm-early")
     LlamaForCausalLM.from_pretrained(args.out / "lm-early").bfloat16().save_pretrained(
         args.artifacts / "lm-early"
     )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from llasa.errors import InputError as InputError
     from llasa.errors import LlasaError as LlasaError
     from llasa.errors import MissingExtra as MissingExtra
+    from llasa.judge import Judge as Judge
+    from llasa.judge import Rubric as Rubric
     from llasa.synthesizer import Synthesizer as Synthesizer
     from llasa.synthesizer import load as load
 
@@ -23,6 +25,8 @@ _HOMES = {
     "Synthesizer": "synthesizer",
     "Audio": "core",
     "Voice": "core",
+    "Judge": "judge",
+    "Rubric": "judge",
     "LlasaError": "errors",
     "ConfigError": "errors",
     "InputError": "errors",

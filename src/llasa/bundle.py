@@ -9,105 +9,31 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator, BaseModel, Field
 
 from llasa import config
 from llasa.audio import replace_file
 from llasa.codec.base import Codec
-from llasa.core import SamplingParams
 from llasa.engines.base import Engine
 from llasa.errors import BundleError, ConfigError
+from llasa.manifest import CodecChoice, Manifest, Sampling
 from llasa.prompt import Prompt
+from llasa.recognizers import load_recognizer
+from llasa.recognizers.base import Recognizer
+from llasa.scorers.base import Parts
 from llasa.text.phones import Phonemizer
+from llasa.text.reading import Reader
 from llasa.voice import VoiceStore, default_voice_folder
 
 MANIFEST = "bundle.toml"
 UNSEALED = (MANIFEST, "README.md")  # the model card may be edited
 FORMAT = 1
+TABLES = ("lm", "codec", "phones", "sampling", "recognizers", "files")
 CODEC_FACTS = ("name", "sample_rate", "codebook_size", "hop_length")
 _AGAIN = "Install or copy the bundle again."
-
-
-def _inside(path: str) -> str:
-    parts = PurePosixPath(path)
-    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path:
-        raise ValueError("should be a path inside the bundle")
-    return path
-
-
-InnerPath = Annotated[str, AfterValidator(_inside)]
-
-
-class LmPart(BaseModel):
-    """The language model.
-
-    text: the form of text it reads. max_length: prompt and generated ids that it was trained for.
-    """
-
-    model_config = config.STRICT
-    path: InnerPath = "lm"
-    family: Literal["llasa-plain", "llasa-chat"]
-    text: Literal["characters", "phones"]
-    separator: str = " "
-    max_length: int = Field(gt=0)
-
-
-class CodecChoice(BaseModel):
-    """Which codec it is, and where."""
-
-    model_config = config.STRICT
-    kind: Literal["compact", "xcodec2"]
-    path: InnerPath = "codec"
-
-
-class CodecPart(CodecChoice):
-    """The codec, with what it says of itself: known without loading it, checked when it is loaded."""
-
-    name: str
-    sample_rate: int = Field(gt=0)
-    codebook_size: int = Field(gt=0)
-    hop_length: int = Field(gt=0)
-
-
-class PhonesPart(BaseModel):
-    """The lexicon and letter model, used by bundles that read phones."""
-
-    model_config = config.STRICT
-    path: InnerPath = "phones"
-
-
-class Sampling(BaseModel):
-    """What a caller may choose of `core.SamplingParams`; None: taken from the length of the text."""
-
-    model_config = config.STRICT
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = SamplingParams.temperature
-    top_p: Annotated[float, Field(gt=0, le=1)] = SamplingParams.top_p
-    top_k: Annotated[int, Field(ge=0)] = SamplingParams.top_k
-    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = SamplingParams.repetition_penalty
-    min_tokens: Annotated[int | None, Field(ge=0)] = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    loop_guard: bool = SamplingParams.loop_guard
-    logprobs: bool = SamplingParams.logprobs
-
-
-class Manifest(BaseModel):
-    """The content of `bundle.toml`. files: SHA-256 of every file but the model card, by its path inside."""
-
-    model_config = config.STRICT
-    format: Literal[1]
-    name: str
-    default_voice: str | None = None
-    lm: LmPart
-    codec: CodecPart
-    phones: PhonesPart = PhonesPart()
-    sampling: Sampling = Sampling()
-    files: dict[InnerPath, str]
 
 
 @dataclass(frozen=True)
@@ -158,6 +84,40 @@ class Bundle:
         if self.manifest.lm.text == "characters":
             return None
         return Phonemizer.load(self.folder / self.manifest.phones.path, self.words)
+
+    @property
+    def judge(self) -> Path | None:
+        """The recipe of its own judge, if it has one."""
+        return self.folder / self.manifest.judge if self.manifest.judge else None
+
+    def recognizer(self, name: str) -> Recognizer:
+        """Return a recogniser, loaded once: `bundle` or `held-out`, or as in `recognizers.load_recognizer`.
+
+        Raises:
+            ConfigError: no such recogniser. MissingExtra, BundleError: it needs something, or is damaged.
+        """
+        if name not in self._recognizers:
+            own = {key: partial(self._own_recognizer, key) for key in self.manifest.recognizers}
+            self._recognizers[name] = load_recognizer(name, own)
+        return self._recognizers[name]
+
+    def _own_recognizer(self, name: str) -> Recognizer:
+        kind, _, path = self.manifest.recognizers[name].partition(":")
+        return load_recognizer(f"{kind}:{self.folder / path}", {})
+
+    @cached_property
+    def _recognizers(self) -> dict[str, Recognizer]:
+        return {}
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads texts as what scorers compare."""
+        return Reader(self.phonemizer)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What scorers are made of."""
+        return Parts(self.codec, self.reader, self.recognizer)
 
     @cached_property
     def codec(self) -> Codec:
@@ -299,10 +259,13 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         if found != expected:
             raise _damaged(folder, f"expected {name} with SHA-256 {expected[:12]}, found {found[:12]}")
     # A model folder is read by what lies in it: a file too many can change what is loaded.
-    parts = (manifest.lm.path, manifest.codec.path, manifest.phones.path)
+    heard_by = (spec.partition(":")[2] for spec in manifest.recognizers.values())
+    parts = (manifest.lm.path, manifest.codec.path, manifest.phones.path, *heard_by)
     for name in sorted(set(_names(folder)) - manifest.files.keys()):
         if any(PurePosixPath(name).is_relative_to(part) for part in parts):
             raise _damaged(folder, f"expected only sealed files, found {name}")
+    if manifest.judge is not None and manifest.judge not in manifest.files:
+        raise _damaged(folder, f"expected the judge's recipe in {manifest.judge}, found none")
     _check_default_voice(folder, manifest)
 
 
@@ -336,7 +299,7 @@ def _damaged(folder: Path, found: str) -> BundleError:
 
 def _toml(manifest: Manifest) -> str:
     values = manifest.model_dump(exclude_none=True)
-    tables = {key: values.pop(key) for key in ("lm", "codec", "phones", "sampling", "files")}
+    tables = {key: values.pop(key) for key in TABLES}
     return _lines(values) + "".join(f"\n[{key}]\n{_lines(table)}" for key, table in tables.items())
 
 

@@ -33,6 +33,17 @@ def read(path: str | PathLike[str], model: type[Model]) -> Model:
     return build(model, _table(path, doing), doing)
 
 
+def tables(path: str | PathLike[str], model: type[Model]) -> Model:
+    """Return a model of those tables of a TOML file that it has fields for; others are somebody else's.
+
+    Raises:
+        ConfigError: as `read`, but for unknown top-level keys.
+    """
+    doing = f"Reading '{path}'"
+    known = {key: value for key, value in _table(path, doing).items() if key in model.model_fields}
+    return build(model, known, doing)
+
+
 def strings(path: str | PathLike[str]) -> dict[str, str]:
     """Return a TOML file of strings under any keys.
 

@@ -82,6 +82,7 @@ class SamplingParams:
     The engine knows no markers: `prompt.py` supplies `allowed_token_ids` and `stop_token_ids`.
     Random numbers are a function of (seed, candidate, absolute position), so candidate i does not depend on
     `n`. temperature 0 is greedy. top_k 0 means no limit. min_tokens: ids before any stop id may be drawn.
+    first: number of the first of the `n` candidates, so that a later wave goes on where an earlier one ended.
     repetition_penalty acts on generated ids only. loop_guard: end a candidate that cycles, rolled back to the
     first turn of the cycle, with finish `loop`.
     """
@@ -93,6 +94,7 @@ class SamplingParams:
     min_tokens: int = 1
     max_tokens: int = 1024
     n: int = 1
+    first: int = 0
     seed: int = 0
     allowed_token_ids: tuple[int, ...] | None = None
     stop_token_ids: tuple[int, ...] = ()
@@ -127,3 +129,53 @@ class Candidate:
     finish: Finish
     logprob: float | None = None
     audio: Audio | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a scorer says of one candidate.
+
+    value: in [0, 1], higher is better, never NaN: it steers search and training. measures: the same in
+    natural units, such as `wer=0.08`, for reports. note: one sentence for people, or empty.
+    """
+
+    value: float
+    measures: Mapping[str, float] = field(default_factory=dict[str, float])
+    note: str = ""
+
+
+Status = Literal["scored", "bad", "unjudged"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate and its verdict.
+
+    status: `scored`; `bad`: unspeakable or ruled out, `score` is the declared value; `unjudged`: a scorer
+    failed, `score` is None and the candidate leaves every average. reason: why it is not `scored`.
+    """
+
+    candidate: Candidate
+    score: Score | None
+    status: Status = "scored"
+    reason: str = ""
+
+
+WordStatus = Literal["said", "changed", "missed", "added"]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the text as given, and what became of it.
+
+    text: as given, empty for a word that was added. start, end: its place in the text, characters.
+    heard: in its place, empty if missed. start_s, end_s: where in the sound, None if missed or not known.
+    """
+
+    text: str
+    start: int
+    end: int
+    heard: str
+    status: WordStatus
+    start_s: float | None = None
+    end_s: float | None = None

@@ -35,6 +35,10 @@ class EngineBusy(EngineError):
         super().__init__(message, retryable=True)
 
 
+class ScorerError(LlasaError):
+    """A scorer or recogniser gave no verdict: it failed, was late or made no sense. Never a score of 0."""
+
+
 class MissingExtra(LlasaError, ImportError):
     """An optional dependency is not installed."""
 

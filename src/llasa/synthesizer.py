@@ -6,7 +6,7 @@ It must not know files of sound, command lines or the inside of any part.
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import tee
 from os import PathLike, fspath
@@ -17,9 +17,13 @@ import numpy as np
 
 from llasa import config
 from llasa.bundle import Bundle, load_bundle
-from llasa.core import Audio, Candidate, Generation, Ids, SamplingParams, Utterance, Voice
+from llasa.core import Audio, Candidate, Generation, SamplingParams, Utterance, Voice
 from llasa.engines.base import Request
 from llasa.errors import ConfigError, EngineError, InputError
+from llasa.judge import Judge, build_judge
+from llasa.receipt import Receipt, receipt_of
+from llasa.recipe import Recipe, build_search, read_recipe
+from llasa.search import Job, Means, Progress, Ranking, Search
 from llasa.stream import join
 from llasa.text.normalize import Normalized, normalize
 from llasa.text.segment import Segment, segment
@@ -44,7 +48,8 @@ class Spoken:
     """One segment, said.
 
     candidate: its `audio` is None if it has no codes. number, total: which of how many segments, from 1.
-    dropped: pieces of the text that could not be said. stats: the engine's seconds and counts, and `codec_s`.
+    dropped: pieces of the text that could not be said. stats: the engine's seconds and counts, and `codec_s`;
+    of a search, its seconds and counts. ranking: all that was tried, if it was searched for.
     """
 
     segment: Segment
@@ -53,6 +58,7 @@ class Spoken:
     total: int = 1
     dropped: tuple[str, ...] = ()
     stats: Mapping[str, float] = field(default_factory=dict[str, float])
+    ranking: Ranking | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -61,6 +67,8 @@ class Spoken:
         found = [f"{place}: could not say {' '.join(map(repr, self.dropped))}."] if self.dropped else []
         if self.candidate.audio is None:
             return (*found, f"{place}: no speech came ({finish}).")
+        if self.ranking and self.ranking.judged[0].status == "bad":
+            found.append(f"{place}: no candidate passed ({self.ranking.judged[0].reason}).")
         return (*found, *([f"{place}: ended by {_ENDS[finish]}."] if finish in _ENDS else []))
 
 
@@ -68,13 +76,28 @@ _ENDS = {"length": "the length limit, words may be missing", "loop": "a loop, wo
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One utterance made ready for the engine."""
+class _Job(Job):
+    """One utterance made ready. dropped: what of it cannot be said. expected_s: how long it may be."""
 
-    utterance: Utterance
-    prompt: Ids
-    params: SamplingParams
-    dropped: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    expected_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How speech is searched for: `Synthesizer.effort` makes one.
+
+    deadline_s: for a whole text, or, as `deadline_x`, seconds of search a second of expected speech; no limit
+    if both are None. temperature: of the candidates; the usual one if None. on_progress: told segment,
+    segments and progress.
+    """
+
+    search: Search
+    judge: Judge
+    deadline_s: float | None = None
+    deadline_x: float | None = None
+    temperature: float | None = None
+    on_progress: Callable[[int, int, Progress], None] | None = None
 
 
 class Synthesizer:
@@ -91,13 +114,21 @@ class Synthesizer:
         """Load every part now, so that the first text does not wait for it."""
         _ = self.bundle.codec, self.bundle.prompt, self.bundle.phonemizer, self.bundle.engine
 
-    def say(self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object) -> Audio:
+    def say(
+        self,
+        text: str,
+        voice: VoiceLike | None = None,
+        seed: int = 0,
+        effort: int | Effort = 1,
+        **sampling: object,
+    ) -> Audio:
         """Return a text as speech; the pieces of `stream`, joined.
 
         Args:
             text: as people write it, of any length.
             voice: a name, a `Voice` or the path of a voice file; the bundle's default voice if None.
             seed: any integer.
+            effort: candidates a segment; the judge's best is kept. 1: the first is taken, unjudged.
             sampling: such as `temperature=0.6`.
 
         Raises:
@@ -105,21 +136,32 @@ class Synthesizer:
             ConfigError: no such voice, or a sampling parameter is unknown or out of range.
             BundleError: a part of the bundle is damaged, or the voice belongs to another codec.
             EngineError: the language model failed, or gave no speech at all.
+            ScorerError: no candidate of a segment got a verdict.
         """
-        return concatenated(self.stream(text, voice, seed, **sampling))
+        return concatenated(self.stream(text, voice, seed, effort, **sampling))
 
     def stream(
-        self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object
+        self,
+        text: str,
+        voice: VoiceLike | None = None,
+        seed: int = 0,
+        effort: int | Effort = 1,
+        **sampling: object,
     ) -> Iterator[Audio]:
         """Return an iterator over the speech of a text, segment by segment, with the pauses between.
 
         The next segment is made while the caller handles the last. Arguments and errors as for `say`; what
         can be refused is refused before this returns.
         """
-        return voiced(self.speak(text, voice, seed, **sampling))
+        return voiced(self.speak(text, voice, seed, effort, **sampling))
 
     def speak(
-        self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object
+        self,
+        text: str,
+        voice: VoiceLike | None = None,
+        seed: int = 0,
+        effort: int | Effort = 1,
+        **sampling: object,
     ) -> Iterator[Spoken]:
         """Return an iterator over the segments of a text, said, with all that is known of each.
 
@@ -127,8 +169,58 @@ class Synthesizer:
         `Spoken.warnings`. Arguments and errors as for `stream`.
         """
         segments, speaker = segment(text), self.voice(voice)
+        chosen = self.effort(effort) if isinstance(effort, int) and effort != 1 else effort
+        if isinstance(chosen, Effort) and chosen.temperature is not None:
+            sampling = {"temperature": chosen.temperature} | sampling
         jobs = [self._job(str(i), part.text, speaker, 1, seed, sampling) for i, part in enumerate(segments)]
-        return self._speak(segments, jobs)
+        return (
+            self._search(segments, jobs, chosen)
+            if isinstance(chosen, Effort)
+            else self._speak(segments, jobs)
+        )
+
+    def effort(
+        self,
+        n: int | None = None,
+        recipe: Recipe | None = None,
+        *,
+        target: float | None = None,
+        deadline_s: float | None = None,
+        deadline_x: float | None = None,
+    ) -> Effort:
+        """Return how to search: a judge and a strategy, loaded and ready.
+
+        Args:
+            n: candidates a segment; the recipe's if None.
+            recipe: the bundle's own if None.
+            target: a value in [0, 1]; candidates come in waves until one reaches it.
+            deadline_s, deadline_x: see `Effort`.
+
+        Raises:
+            ConfigError: `n` is below 1, the bundle has no judge of its own, or the recipe is not possible.
+            MissingExtra, BundleError: what a scorer needs is missing or damaged.
+        """
+        recipe = recipe or self.recipe()
+        judge = build_judge(recipe.judge, self.bundle.parts)
+        waves = deadline_s is not None or deadline_x is not None
+        search = build_search(recipe, judge, self.bundle.parts, n, target, waves)
+        return Effort(search, judge, deadline_s, deadline_x, recipe.search.temperature)
+
+    def recipe(self) -> Recipe:
+        """Return the bundle's own recipe for judge and search.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if self.bundle.judge is None:
+            found = f"bundle '{self.bundle.name}' has no judge of its own"
+            raise ConfigError(f"Searching: {found}. Name a recipe with a [judge] table, or use effort 1.")
+        return read_recipe(self.bundle.judge)
+
+    def receipt(self, text: str, spoken: Sequence[Spoken], effort: Effort) -> Receipt:
+        """Return what was heard of a text that was searched for with `effort`, word by word."""
+        parts = [(one.segment.start, one.ranking) for one in spoken if one.ranking]
+        return receipt_of(text, parts, effort.judge, self.bundle.parts)
 
     def candidates(
         self, text: str, voice: VoiceLike | None = None, n: int = 1, seed: int = 0, **sampling: object
@@ -144,6 +236,14 @@ class Synthesizer:
         """
         job = self._job("0", text, self.voice(voice), n, seed, sampling)
         return self._heard(job, self._submit(job).result())
+
+    def means(self, judge: Judge) -> Means:
+        """Return what a search strategy works with."""
+        return Means(self.bundle.engine, judge, self.bundle.prompt.codes, self._codes_per_s)
+
+    def job(self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object) -> Job:
+        """Return one utterance made ready for a search strategy; arguments and errors as for `candidates`."""
+        return self._job("0", text, self.voice(voice), 1, seed, sampling)
 
     def voice(self, voice: VoiceLike | None) -> Voice | None:
         """Return the voice to speak with, checked against the codec; None if the bundle has no default.
@@ -166,18 +266,20 @@ class Synthesizer:
         form = self._form(normal)
         reference = replace(voice, text=self._form(normalize(voice.text))) if voice else None
         prompt = self.bundle.prompt.render(form, reference)
-        params = self._params(normal, len(prompt), sampling)
+        expected_s = START_S + len(normal.text) / CHARACTERS_PER_S
+        params = replace(self._params(normal, expected_s, len(prompt), sampling), n=n, seed=seed)
         dropped = (*normal.dropped, *self.bundle.prompt.text_ids(form)[1])
-        return _Job(Utterance(id, text, voice), prompt, replace(params, n=n, seed=seed), dropped)
+        return _Job(Utterance(id, text, voice), prompt, params, dropped, expected_s)
 
     def _form(self, normal: Normalized) -> str:
         """Return normalised text in the form that the language model reads."""
         phonemizer = self.bundle.phonemizer
         return phonemizer(normal.text) if phonemizer else normal.text
 
-    def _params(self, normal: Normalized, n_prompt: int, sampling: Mapping[str, object]) -> SamplingParams:
+    def _params(
+        self, normal: Normalized, expected: float, n_prompt: int, sampling: Mapping[str, object]
+    ) -> SamplingParams:
         chosen = config.changed(self.bundle.sampling, sampling, "Choosing sampling parameters")
-        expected = START_S + len(normal.text) / CHARACTERS_PER_S
         room = min(self.bundle.max_length, self.bundle.engine.max_length) - n_prompt
         if room < self._count(expected):
             raise InputError(
@@ -217,6 +319,36 @@ class Synthesizer:
         finally:
             request.cancel()
 
+    def _search(self, segments: Sequence[Segment], jobs: Sequence[_Job], effort: Effort) -> Iterator[Spoken]:
+        means, total_s = self.means(effort.judge), sum(job.expected_s for job in jobs)
+        for number, (part, job) in enumerate(zip(segments, jobs, strict=True), 1):
+            limit_s = None if effort.deadline_s is None else effort.deadline_s * job.expected_s / total_s
+            limit_s = limit_s if effort.deadline_x is None else effort.deadline_x * job.expected_s
+            ranking = self._ranked(job, means, limit_s, effort, number, len(jobs))
+            best = ranking.judged[0].candidate
+            stats = {"tokens": ranking.tokens, "generate_s": ranking.generate_s, "judge_s": ranking.judge_s}
+            spoken = Spoken(part, self._sounding(best), number, len(jobs), job.dropped, stats, ranking)
+            _warn(spoken)
+            yield spoken
+
+    def _ranked(
+        self, job: _Job, means: Means, limit_s: float | None, effort: Effort, number: int, total: int
+    ) -> Ranking:
+        for news in effort.search.run(job, means, limit_s):
+            if isinstance(news, Ranking):
+                return news
+            if effort.on_progress:
+                effort.on_progress(number, total, news)
+        raise EngineError("Searching: the strategy ended without a ranking. Correct the strategy.")
+
+    def _sounding(self, candidate: Candidate) -> Candidate:
+        """Return a candidate with its sound, also one that was ruled out before it was decoded."""
+        if candidate.audio is not None or not candidate.codes:
+            return candidate
+        voice = candidate.utterance.voice
+        sounds = self.bundle.codec.decode([candidate.codes], voice.codes if voice else None)
+        return replace(candidate, audio=sounds[0])
+
     def _spoken(
         self, part: Segment, job: _Job, generations: list[Generation], number: int, total: int
     ) -> Spoken:
@@ -224,8 +356,7 @@ class Synthesizer:
         candidate = self._heard(job, generations)[0]
         stats = {**generations[0].stats, "codec_s": time.perf_counter() - began}
         spoken = Spoken(part, candidate, number, total, job.dropped, stats)
-        for warning in spoken.warnings:
-            _log.warning("%s", warning)
+        _warn(spoken)
         return spoken
 
     def _heard(self, job: _Job, generations: Sequence[Generation]) -> list[Candidate]:
@@ -270,6 +401,11 @@ def concatenated(pieces: Iterable[Audio]) -> Audio:
     """Return the pieces of a stream, at least one and all of one rate, as one sound."""
     parts = list(pieces)
     return Audio(np.concatenate([part.samples for part in parts]), parts[0].sample_rate)
+
+
+def _warn(spoken: Spoken) -> None:
+    for warning in spoken.warnings:
+        _log.warning("%s", warning)
 
 
 def _is_path(voice: str | PathLike[str]) -> bool:

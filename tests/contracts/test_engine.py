@@ -64,6 +64,21 @@ class EngineContract:
         for n in range(1, 8):
             assert [g.ids for g in engine.submit(PROMPTS[1], replace(PARAMS, n=n)).result()] == most[:n]
 
+    def test_a_later_wave_goes_on_where_an_earlier_one_ended(self, engine: Engine) -> None:
+        if not self.exact:
+            pytest.skip("this engine rounds differently in different batches")
+        whole = [generation.ids for generation in engine.submit(PROMPTS[1], replace(PARAMS, n=8)).result()]
+        request = engine.submit(PROMPTS[1], replace(PARAMS, n=4, first=4))
+        assert [generation.ids for generation in request.result()] == whole[4:]
+        assert [joined(list(request), i) for i in range(4)] == whole[4:]
+
+    def test_candidates_of_a_later_wave_are_cancelled_by_their_place_in_it(self, engine: Engine) -> None:
+        params = replace(PARAMS, max_tokens=engine.max_length, min_tokens=engine.max_length, n=2, first=5)
+        request = engine.submit(PROMPTS[0], params)
+        request.cancel(0)
+        request.cancel(1)
+        assert [generation.finish for generation in request.result()] == ["cancelled"] * 2
+
     def test_candidates_differ(self, engine: Engine) -> None:
         ids = [tuple(g.ids) for g in engine.submit(PROMPTS[0], replace(PARAMS, n=8, min_tokens=12)).result()]
         assert len(set(ids)) == 8
@@ -153,6 +168,7 @@ class EngineContract:
             ("top_k", -1),
             ("repetition_penalty", 0.0),
             ("n", 0),
+            ("first", -1),
             ("max_tokens", 0),
             ("min_tokens", 13),
             ("allowed_token_ids", ()),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llasa.core import Audio
 from llasa.errors import BundleError, InputError
@@ -56,7 +57,7 @@ def test_unreadable_texts_are_named(text: str, form: TextForm, found: str) -> No
 def test_the_likelihood_sums_over_all_alignments() -> None:
     recognizer = CtcRecognizer.random(seed=3, text_form="characters")
     sound = tone(4 * recognizer.config.frame_length)
-    scores = recognizer._log_probs([sound])[0][0]
+    scores = recognizer._log_probs([sound])[0]
     wanted, total = token_ids("ab", "characters"), 0.0
     for path in itertools.product((BLANK, *wanted), repeat=4):
         if [k for k, _ in itertools.groupby(path) if k != BLANK] == wanted:
@@ -90,7 +91,28 @@ def test_a_saved_recogniser_loads_the_same(layout: str, tmp_path: Path) -> None:
     first.save(tmp_path)
     second = CtcRecognizer.load(tmp_path)
     assert second.config == first.config and second.name.startswith(f"ctc-{first.text_form}@")
-    assert second.transcribe([tone()]) == first.transcribe([tone()])
+    rounded = CtcRecognizer(CtcModel(LAYOUTS[layout]))
+    rounded.model.load_state_dict({name: value.half() for name, value in first.model.state_dict().items()})
+    assert second.transcribe([tone()]) == rounded.transcribe([tone()])
+    assert {value.dtype for value in second.model.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+
+
+def test_weights_in_float32_are_read_exactly(tmp_path: Path) -> None:
+    first = CtcRecognizer.random()
+    first.save(tmp_path)
+    save_file(first.model.state_dict(), tmp_path / "model.safetensors")
+    assert CtcRecognizer.load(tmp_path).transcribe([tone()]) == first.transcribe([tone()])
+
+
+def test_one_pass_serves_transcripts_and_likelihoods() -> None:
+    recognizer, passes = CtcRecognizer.random(text_form="characters"), []
+    recognizer.model.register_forward_hook(lambda module, inputs, out: passes.append(len(out)))
+    clips = [tone(8000), tone(9000)]
+    recognizer.transcribe(clips)
+    recognizer.log_likelihood(clips, ["a", "b"])
+    recognizer.log_likelihood(clips[:1], ["c"])
+    assert passes == [2] and (recognizer.memory.hits, recognizer.memory.misses) == (3, 2)
 
 
 def test_the_layouts_are_small_and_share_nothing() -> None:

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from llasa.core import Ids, SamplingParams
+from llasa.engines.backbone import widen_attention
 from llasa.engines.base import generate
 from llasa.engines.native import NativeEngine
 from llasa.engines.sampling import LoopGuard
@@ -194,6 +195,77 @@ def test_beams_continue_a_prefix_as_the_whole_run_did() -> None:
             rest = replace(params, max_tokens=14, min_tokens=14)
             continued = engine.submit(prompts()[4] + whole.ids[:10], rest).result()[candidate]
             assert whole.ids[:10] + continued.ids == whole.ids
+
+
+def long_prompt(length: int = 150) -> Ids:
+    return np.random.default_rng(3).integers(1, 60, length).tolist()
+
+
+def wide_llama() -> PreTrainedModel:
+    model = llama().bfloat16()
+    widen_attention(model)
+    return model
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-bfloat16", *others()])
+def test_what_was_read_before_changes_no_bit(name: str) -> None:
+    model = {"llama": llama, "llama-bfloat16": wide_llama}[name]() if "llama" in name else others()[name]
+    first = long_prompt()
+    beams = [first, first[:100] + [7] * 60, first + [8] * 30, first[:64], first]
+    params = replace(GREEDY, temperature=1.0, n=2, max_tokens=9, logprobs=True)
+    expected = []
+    for beam in beams:
+        with running(model) as engine:
+            expected.append([(g.ids, g.logprobs) for g in engine.submit(beam, params).result()])
+    with running(model) as engine:
+        found = [engine.submit(beam, params).result() for beam in beams]
+    assert [[(g.ids, g.logprobs) for g in row] for row in found] == expected
+    assert [row[1].stats["reused_tokens"] for row in found] == [0, 64, 128, 0, 149]
+    assert [row[0].stats["prefill_tokens"] for row in found] == [149, 95, 51, 63, 0]
+
+
+@pytest.mark.parametrize("name", ["llama", *others()])
+def test_a_prompt_that_goes_on_from_another_equals_transformers(name: str) -> None:
+    model = llama() if name == "llama" else others()[name]
+    with running(model) as engine:
+        for prompt in (long_prompt(), long_prompt() + [9] * 10):
+            generation = engine.submit(prompt, GREEDY).result()[0]
+            assert_same(generation.ids, generation.finish, *reference(model, prompt, GREEDY))
+    assert generation.stats["reused_tokens"] == 128
+
+
+def test_what_was_read_with_other_weights_is_forgotten() -> None:
+    model, prompt = llama(), long_prompt(40)
+    with running(model) as engine:
+        ids = [engine.submit(prompt, GREEDY).result()[0].ids]
+        with torch.no_grad():
+            model.model.layers[0].self_attn.k_proj.weight.mul_(-1)
+        ids.append(engine.submit(prompt, GREEDY).result()[0].ids)
+        model.model.layers[0].self_attn.v_proj.weight.data.mul_(-1)  # leaves no trace
+        assert engine.submit(prompt, GREEDY).result()[0].stats["reused_tokens"] == 39
+        engine.forget()
+        ids.append(engine.submit(prompt, GREEDY).result()[0].ids)
+        with torch.inference_mode():
+            model.model.norm.weight = nn.Parameter(model.model.norm.weight.clone())
+        for _ in range(2):
+            again = engine.submit(prompt, GREEDY).result()[0]
+            assert (again.ids, again.stats["reused_tokens"]) == (ids[2], 0)
+    assert ids[0] != ids[1] != ids[2]
+    assert_same(again.ids, again.finish, *reference(model, prompt, GREEDY))
+
+
+def test_what_was_read_is_released_on_failure_and_on_closing() -> None:
+    model = llama()
+    with running(model) as engine:
+        engine.submit(long_prompt(), GREEDY).result()
+        assert engine._backbone._prefixes.size == 149
+        broken = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(EngineError, match="division"):
+            engine.submit(long_prompt(), GREEDY).result()
+        assert engine._backbone._prefixes.size == 0
+        broken.remove()
+        assert engine.submit(long_prompt(), GREEDY).result()[0].stats["prefill_tokens"] == 149
+    assert engine._backbone._prefixes.size == 0
 
 
 def test_logprobs_are_of_the_allowed_ids_at_temperature_one() -> None:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import pytest
 import soundfile
 
 from llasa import audio
-from llasa.bundle import Sampling
+from llasa.cli.effort import Wanted
 from llasa.cli.say import say
+from llasa.manifest import Sampling
 from tests.conftest import Ran, clip
 
 Run = Callable[..., Ran]
@@ -261,5 +263,6 @@ def test_help_comes_quickly_and_teaches(tmp_path: Path):
 
 def test_flags_are_few_and_named_like_fields():
     names = [name.strip("_") for name in inspect.signature(say).parameters if name != "text"]
-    assert len(names) <= 12
+    assert len(names) <= 12 + len(fields(Wanted))  # speaking, and searching
+    assert {one.name for one in fields(Wanted)} <= set(names)
     assert {"temperature", "top_p"} == set(names) & Sampling.model_fields.keys()

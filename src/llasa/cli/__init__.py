@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import typer
 
-from llasa.cli import codec, doctor, say, voice
+from llasa.cli import calibrate, codec, diagnose, doctor, say, voice
 from llasa.cli.terminal import examples, note, quieten
-from llasa.errors import EngineError, LlasaError, MissingExtra
+from llasa.errors import EngineError, LlasaError, MissingExtra, ScorerError
 
 app = typer.Typer(
     name="llasa",
@@ -26,6 +26,8 @@ app = typer.Typer(
 app.command(epilog=say.EPILOG)(say.say)
 app.add_typer(voice.app)
 app.add_typer(codec.app)
+app.command(epilog=calibrate.EPILOG)(calibrate.calibrate)
+app.command(epilog=diagnose.EPILOG)(diagnose.diagnose)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 
@@ -42,7 +44,7 @@ def _complain(error: Exception) -> int:
     """Tell what went wrong and return the exit code."""
     if isinstance(error, LlasaError):
         note(f"llasa: {error}")
-        return 3 if isinstance(error, EngineError | MissingExtra) else 2
+        return 3 if isinstance(error, EngineError | MissingExtra | ScorerError) else 2
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         note(f"llasa: Running: memory ran out ({error}). Use a smaller bundle or a shorter text.")
         return 3

@@ -7,16 +7,18 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llasa.cli.effort import Wanted, repaired, shown, tell_receipt, write_receipt
 from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note, tracked
 from llasa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from llasa.core import Audio, Voice
-    from llasa.synthesizer import Spoken, Synthesizer
+    from llasa.receipt import Receipt
+    from llasa.synthesizer import Effort, Spoken, Synthesizer
 
 EPILOG = examples(
     'llasa say "Hello there."',
@@ -24,6 +26,10 @@ EPILOG = examples(
     'echo "Hello." | llasa say - -o - | aplay',
     'llasa say "In my voice." --ref-audio me.wav --ref-text "What I say in it."',
     'llasa say "Calmly." --temperature 0.5 --set top_k=50',
+    'llasa say "Every word counts." --effort 8 --receipt',
+    'llasa say "Good enough is enough." --effort 16 --target 0.9 --deadline 2x',
+    'llasa say "Let me choose." --effort 8 --candidates tries',
+    'llasa say "A bit livelier." --style rate=1.1,pitch_range=wide',
     """Your own pronunciations: lines like  ada = "EY D AH"  in words.toml, beside your folder of voices.""",
 )
 STDIO = "-"
@@ -52,12 +58,41 @@ def say(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other sampling field.")
     ] = None,
     play: Annotated[bool, typer.Option("--play", help="Also play it.")] = False,
+    effort: Annotated[
+        int | None,
+        typer.Option(help="Candidates a segment: the judge keeps the best."),
+    ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(help="TOML with a [judge] table, and [search] if wanted."),
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="Stop at a candidate this good, 0 to 1.")] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help="Stop in time: 10s, or 2x the speech's length."),
+    ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(help="Search for it: rate=1.1,pitch_range=wide,energy=high."),
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Say failing words again.")] = False,
+    candidates: Annotated[Path | None, typer.Option(help="Keep all candidates in this new folder.")] = None,
+    receipt: Annotated[
+        bool,
+        typer.Option("--receipt", help="Write what was heard beside the sound."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Say a text and write the sound to a file."""
     words = _text(text, file)
+    wanted = Wanted(effort, judge, target, deadline, style, candidates, receipt, repair)
+    wanted.check()
     sampling = _sampling(temperature, top_p, set_ or [])
     format = _check_output(output, json)
+    if receipt and output == STDIO:
+        raise ConfigError(
+            "Writing the receipt: there is no file it could lie beside. Use -o FILE, or --json."
+        )
     player = _player() if play else None
     recording = _recording(ref_audio, ref_text, voice)
     pronunciations = _pronunciations()
@@ -66,19 +101,46 @@ def say(
 
     synthesizer = _opened(bundle, pronunciations)
     speaker = _cloned(synthesizer, recording, ref_text or "") if recording else synthesizer.voice(voice)
+    search = wanted.effort_of(synthesizer) if wanted.judged else None
     began = time.perf_counter()
-    spoken = list(tracked(synthesizer.speak(words, speaker, seed, **sampling), "Speaking"))
+    spoken, repairs = _speak(synthesizer, words, speaker, seed, search, repair, sampling)
     audio = concatenated(voiced(spoken))
     elapsed_s = time.perf_counter() - began
+    told = synthesizer.receipt(words, spoken, search) if search else None
+    if candidates is not None:
+        from llasa.cli.candidates import keep
+
+        keep(candidates, spoken)
     if output == STDIO:
         sys.stdout.buffer.write(encode(audio, format))
         sys.stdout.buffer.flush()
     else:
         write(output, audio, format)
     report = _report(synthesizer, spoken, audio, output, speaker, seed, sampling, elapsed_s)
-    _tell(report, json)
+    if told:
+        report |= {"receipt": told.to_json(), "repairs": repairs}
+        if receipt:
+            report["receipt_file"] = str(write_receipt(told, output))
+    _tell(report, told, json)
     if player:
         _play(player, audio)
+
+
+def _speak(
+    synthesizer: "Synthesizer",
+    words: str,
+    voice: "Voice | None",
+    seed: int,
+    search: "Effort | None",
+    repair: bool,
+    sampling: dict[str, Any],
+) -> "tuple[list[Spoken], list[dict[str, object]]]":
+    """Return the segments, said, and what was repaired."""
+    if search is None:
+        return list(tracked(synthesizer.speak(words, voice, seed, **sampling), "Speaking")), []
+    with shown(search) as watched:
+        spoken = list(synthesizer.speak(words, voice, seed, watched, **sampling))
+    return repaired(synthesizer, spoken, search, seed, sampling) if repair else (spoken, [])
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -100,7 +162,7 @@ def _text(text: str | None, file: Path | None) -> str:
 
 def _sampling(temperature: float | None, top_p: float | None, words: list[str]) -> dict[str, object]:
     from llasa import config
-    from llasa.bundle import Sampling
+    from llasa.manifest import Sampling
 
     named = {"temperature": temperature, "top_p": top_p}
     chosen = {key: value for key, value in named.items() if value is not None} | config.assignments(words)
@@ -173,7 +235,7 @@ def _report(
     output: str,
     voice: "Voice | None",
     seed: int,
-    sampling: dict[str, object],
+    sampling: dict[str, Any],
     elapsed_s: float,
 ) -> dict[str, object]:
     bundle = synthesizer.bundle
@@ -207,9 +269,11 @@ def _segment(spoken: "Spoken") -> dict[str, object]:
     }
 
 
-def _tell(report: dict[str, object], json: bool) -> None:
+def _tell(report: dict[str, object], receipt: "Receipt | None", json: bool) -> None:
     if json:
         return emit(report)
+    if receipt:
+        tell_receipt(receipt)
     voice = f"voice {report['voice']}" if report["voice"] else "a voice of its own"
     note(f"{report['duration_s']} s of speech in {report['elapsed_s']} s, {voice}, seed {report['seed']}")
     if report["output"] != STDIO:

@@ -21,10 +21,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from llasa.core import Ids
-
-Past = list[tuple[Tensor, Tensor]]
+from llasa.engines.prefixes import Past, Prefixes
 
 _COLUMNS = 256
+# Measured, one core, 6M Llama: 163 ids take 12 ms in one pass, in blocks of 128 16, of 64 20, of 32 32 ms.
+# On a GPU a pass over 512 ids costs hardly more than one over 64.
+_BLOCK, _BLOCK_GPU = 64, 512
+_KEPT = 8192  # ids, in bfloat16: 48 MiB for those 6M, 256 MiB for a Llama of 1B, 1 GiB for one of 8B
 _WIDE = "llasa_float32"
 
 
@@ -200,6 +203,7 @@ class Backbone:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self.device = next(model.eval().parameters()).device
         self._trunk, self._projection, self.vocab_size = _split(model, self.device)
         self.sliced = self._projection is not None
@@ -207,19 +211,40 @@ class Backbone:
         wide = getattr(getattr(model, "config", None), "_attn_implementation", None) == _WIDE
         self._dtype = torch.float32 if wide else None
         self.rows = Rows(self._dtype)
+        self._prefixes = Prefixes(_BLOCK if self.device.type == "cpu" else _BLOCK_GPU, _KEPT)
+        self._version: list[tuple[int, int]] | None = None
 
     def head(self, allowed: tuple[int, ...] | None) -> Head:
         """Return the head over some ids."""
         ids = None if allowed is None else sorted(set(allowed))
         return Head(self._projection, ids, self.vocab_size, self.device)
 
-    def prefill(self, ids: Ids) -> Past:
-        """Return keys and values of a prompt's past, each [1, heads, P, head width], layer by layer."""
-        if not ids:
-            return []
-        cache = DynamicCache()
-        self._trunk(input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True)
-        return [(layer.keys, layer.values) for layer in cast(list[_Layer], cache.layers)]
+    def prefill(self, ids: Ids) -> tuple[Past, int]:
+        """Return the past of a prompt, and how many of its first ids were known from earlier prompts."""
+        self._follow_weights()
+        known, length = self._prefixes.find(ids)
+        cache = DynamicCache(known or None)
+        for start, end in self._prefixes.blocks(len(ids), length):
+            block = torch.tensor([ids[start:end]], device=self.device)
+            self._trunk(input_ids=block, past_key_values=cache, use_cache=True)
+        past = [(layer.keys, layer.values) for layer in cast(list[_Layer], cache.layers)]
+        if past:
+            self._prefixes.keep(ids, past)
+        return past, length
+
+    def _follow_weights(self) -> None:
+        """Forget what was read with other weights."""
+        weights = list(self._model.parameters())
+        # Weights made in inference mode do not count their changes.
+        known = not any(weight.is_inference() for weight in weights)
+        version = [(weight.data_ptr(), weight._version) for weight in weights] if known else None
+        if version is None or version != self._version:
+            self.forget()
+        self._version = version
+
+    def forget(self) -> None:
+        """Release what is kept of earlier prompts."""
+        self._prefixes.clear()
 
     def step(self, ids: Ids) -> Tensor:
         """Feed one id to each live row and return what heads read, [B, D]."""

@@ -118,14 +118,17 @@ class NativeRequest:
 
 @dataclass
 class Row:
-    """A live candidate. `last` is the id to feed; `drawn` counts all draws, the stop id included."""
+    """A live candidate. `last` is the id to feed; `drawn` counts all draws, the stop id included.
+
+    stats: of its prompt.
+    """
 
     request: NativeRequest
     candidate: int
     last: int
     limit: int
     key: int
-    prefill_s: float
+    stats: dict[str, float]
     watch: LoopWatch | None
     seen: Tensor | None
     began: float = field(default_factory=time.perf_counter)
@@ -152,7 +155,7 @@ class Row:
     def generation(self, finish: Finish) -> Generation:
         """Return the finished candidate."""
         stats = {
-            "prefill_s": self.prefill_s,
+            **self.stats,
             "decode_s": time.perf_counter() - self.began,
             "tokens": len(self.ids),
             "steps": self.drawn,

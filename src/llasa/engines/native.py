@@ -3,13 +3,14 @@
 The loop owns rows and model; callers own nothing but their `NativeRequest`. Between two steps finished and
 cancelled candidates leave and waiting ones join. A prompt is prefilled once, without its last id, and its
 past is copied to its candidates; the last id is then their first step: the first drawn id is nothing special.
+Pasts of recent prompts are kept: another wave of candidates, or a beam that goes on, is not read anew.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llasa.core import Generation, Ids, SamplingParams
 from llasa.device import chosen_device, chosen_dtype
-from llasa.engines.backbone import Backbone, Head, Past, widen_attention
+from llasa.engines.backbone import Backbone, Head, widen_attention
 from llasa.engines.base import Step
 from llasa.engines.inflight import Group, NativeRequest, Row
+from llasa.engines.prefixes import Past
 from llasa.engines.sampling import LoopGuard, LoopWatch, check, stream_key
 from llasa.errors import BundleError, ConfigError, EngineError, InputError
 
@@ -36,8 +38,8 @@ class _Prompt:
     """A prompt whose candidates are being admitted: its past, and the next candidate to join."""
 
     request: NativeRequest
-    past: Past
-    prefill_s: float
+    past: Past = field(default_factory=Past)
+    stats: dict[str, float] = field(default_factory=dict[str, float])
     candidate: int = 0
 
 
@@ -150,6 +152,15 @@ class NativeEngine:
             self._work.notify()
         return request
 
+    def forget(self) -> None:
+        """Drop all that depends on weights, while nothing is in flight.
+
+        Only needed after a change that leaves no trace in the weights' version counters: a write through
+        `.data`, an adapter switched on or off.
+        """
+        self._head.cache_clear()
+        self._backbone.forget()
+
     def close(self) -> None:
         """Stop the step loop; whoever still waits gets an EngineError."""
         with self._work:
@@ -194,9 +205,13 @@ class NativeEngine:
             if request.begin():
                 began = time.perf_counter()
                 # Known before the work starts, so that a failure reaches its request too.
-                self._entering = _Prompt(request, [], 0.0)
-                self._entering.past = self._backbone.prefill(request.prompt[:-1])
-                self._entering.prefill_s = time.perf_counter() - began
+                self._entering = _Prompt(request)
+                self._entering.past, reused = self._backbone.prefill(request.prompt[:-1])
+                self._entering.stats = {
+                    "prefill_s": time.perf_counter() - began,
+                    "prefill_tokens": len(request.prompt) - 1 - reused,
+                    "reused_tokens": reused,
+                }
         return self._entering
 
     def _row(self, prompt: _Prompt, candidate: int) -> Row:
@@ -206,8 +221,8 @@ class NativeEngine:
             candidate,
             last=request.prompt[-1],
             limit=min(params.max_tokens, self.max_length - len(request.prompt)),
-            key=stream_key(params.seed, candidate),
-            prefill_s=prompt.prefill_s,
+            key=stream_key(params.seed, params.first + candidate),
+            stats=prompt.stats,
             watch=LoopWatch(self._guard) if params.loop_guard else None,
             seen=torch.zeros(request.head.width, dtype=torch.bool, device=self._backbone.device)
             if params.repetition_penalty != 1
@@ -274,6 +289,7 @@ class NativeEngine:
             requests.add(self._entering.request)
         self._rows, self._groups, self._entering = [], None, None
         self._backbone.reset()
+        self._backbone.forget()
         for request in requests:
             request.fail(error)
 

@@ -42,6 +42,7 @@ def check(params: SamplingParams, vocab_size: int) -> None:
             "a finite number above 0 (1 is off)",
         ),
         ("n", params.n >= 1, "a count of at least 1"),
+        ("first", params.first >= 0, "the number of a candidate, from 0 on"),
         ("max_tokens", params.max_tokens >= 1, "a count of at least 1"),
         ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"a count in [0, {params.max_tokens}]"),
         ("stop_token_ids", _inside(stops, vocab_size), ids),

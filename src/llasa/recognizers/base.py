@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from llasa.core import Audio
 
-TextForm = Literal["phones", "characters"]
+# characters: normalised words, a-z and apostrophe. written: as people write, with capitals and numbers.
+TextForm = Literal["phones", "characters", "written"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,17 @@ class Recognizer(Protocol):
 
         Raises:
             InputError: a clip is empty or has samples that are not finite.
+            ScorerError: the recogniser failed: an endpoint that is down, slow or answers nonsense.
         """
         ...
+
+
+@runtime_checkable
+class SupportsLikelihood(Protocol):
+    """A recogniser that can also tell how likely a given text is."""
+
+    name: str
+    text_form: TextForm
 
     def log_likelihood(self, audio: Sequence[Audio], texts: Sequence[str]) -> list[float]:
         """Return log P(text | clip) / tokens of the text, nats a token, at most 0, for each pair.
@@ -51,6 +61,7 @@ class Recognizer(Protocol):
             texts: one a clip, in this `text_form`. A text that cannot fit into its clip gives -inf.
 
         Raises:
-            InputError: as `transcribe`, or a text has no token or an unknown one.
+            InputError: as `Recognizer.transcribe`, or a text has no token or an unknown one.
+            ScorerError: as `Recognizer.transcribe`.
         """
         ...

@@ -25,6 +25,7 @@ from llasa.audio import resample
 from llasa.core import Audio, Ids
 from llasa.errors import BundleError, InputError
 from llasa.recognizers.base import TextForm, Transcript
+from llasa.recognizers.cache import Memory, checked
 from llasa.text.phones import PHONES, PUNCTUATION, WORD_BREAK
 
 BLANK, MARK = 0, 1  # ids of no token and of the word mark
@@ -202,13 +203,18 @@ def _single_marks(tokens: Sequence[str], mark: str) -> list[str]:
 
 
 class CtcRecognizer:
-    """A `Recognizer` over `CtcModel`: greedy transcripts and exact CTC likelihoods."""
+    """A `Recognizer` over `CtcModel`: greedy transcripts and exact CTC likelihoods.
 
-    def __init__(self, model: CtcModel, name: str = "ctc@untrained") -> None:
+    One pass over a clip serves both, so `model` must not be trained on while this is in use.
+    """
+
+    def __init__(self, model: CtcModel, name: str = "ctc@untrained", remembered: int = 256) -> None:
+        """Listen with `model`; remembered: how many clips' log-probabilities are kept."""
         self.model = model.eval()
         self.name = name
         self.config = model.config
         self.text_form: TextForm = model.config.text_form
+        self.memory: Memory[Tensor] = Memory(remembered)
 
     @classmethod
     def load(cls, folder: str | Path) -> "CtcRecognizer":
@@ -238,12 +244,12 @@ class CtcRecognizer:
             return cls(CtcModel(config))
 
     def save(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
+        """Write `config.json` and `model.safetensors`, in float16: half the size."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self.config), indent=1) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
-        weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        weights = {name: value.half().contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
 
     def transcribe(self, audio: Sequence[Audio]) -> list[Transcript]:
@@ -252,10 +258,7 @@ class CtcRecognizer:
         text has one mark between words and none at the ends; tokens are as heard. spans: the frames of
         a token's peak, which CTC makes shorter than the sound. logprobs: mean over these.
         """
-        if not audio:
-            return []
-        scores, counts = self._log_probs(audio)
-        return [self._greedy(row[:count]) for row, count in zip(scores, counts, strict=True)]
+        return [self._greedy(scores) for scores in self._log_probs(audio)]
 
     def log_likelihood(self, audio: Sequence[Audio], texts: Sequence[str]) -> list[float]:
         """See `Recognizer.log_likelihood`. Sums over all alignments (the CTC forward score)."""
@@ -265,17 +268,22 @@ class CtcRecognizer:
         if not audio:
             return []
         targets = [torch.tensor(token_ids(text, self.text_form)) for text in texts]
-        sizes = torch.tensor([len(target) for target in targets])
-        scores, counts = self._log_probs(audio)
-        padded = pad_sequence(targets, batch_first=True)
-        frames = torch.tensor(counts)
-        lost = F.ctc_loss(scores.transpose(0, 1), padded, frames, sizes, BLANK, reduction="none")
+        scores = self._log_probs(audio)
+        sizes, frames = (torch.tensor([len(row) for row in rows]) for rows in (targets, scores))
+        padded, batch = pad_sequence(targets, batch_first=True), pad_sequence(scores)
+        lost = F.ctc_loss(batch, padded, frames, sizes, BLANK, reduction="none")
         return (-lost / sizes).tolist()
 
+    def _log_probs(self, audio: Sequence[Audio]) -> list[Tensor]:
+        """Return log-probabilities [N, V] of each clip."""
+        return self.memory.get(checked(audio), self._listen)
+
     @torch.inference_mode()
-    def _log_probs(self, audio: Sequence[Audio]) -> tuple[Tensor, list[int]]:
-        samples, counts = batched([self._checked(clip) for clip in audio], self.config)
-        return self.model(self.model.log_mel(samples), counts), counts
+    def _listen(self, clips: list[Audio]) -> list[Tensor]:
+        rate = self.config.sample_rate
+        samples, counts = batched([levelled(resample(clip, rate).samples) for clip in clips], self.config)
+        scores = self.model(self.model.log_mel(samples), counts)
+        return [row[:count].clone() for row, count in zip(scores, counts, strict=True)]
 
     def _greedy(self, scores: Tensor) -> Transcript:
         best, ids = scores.max(-1)
@@ -291,14 +299,3 @@ class CtcRecognizer:
         words = _single_marks(tokens, TOKENS[self.text_form][0])
         text = (" " if self.text_form == "phones" else "").join(words)
         return Transcript(text, tuple(tokens), tuple(spans), tuple(logprobs))
-
-    def _checked(self, clip: Audio) -> np.ndarray:
-        samples = np.asarray(clip.samples, np.float32)
-        finite = bool(np.isfinite(samples).all())
-        if samples.ndim != 1 or len(samples) == 0 or not finite:
-            raise InputError(
-                f"Recognising audio: found shape {samples.shape} and finite samples = {finite}. "
-                "Give mono sound with at least one sample and no NaN or infinity."
-            )
-        fitted = resample(Audio(samples, clip.sample_rate), self.config.sample_rate)
-        return levelled(np.asarray(fitted.samples, np.float32))

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
@@ -166,6 +167,20 @@ class Phonemizer:
         """
         known = self._known(_checked_word(word))
         return known[1] if known else "letters"
+
+    def word_of(self, phones: str) -> str | None:
+        """Return a word that is said with exactly these phones, the shortest if there are several.
+
+        Single letters come last but for "a" and "i", which are words.
+        """
+        return self._words.get(phones)
+
+    @cached_property
+    def _words(self) -> dict[str, str]:
+        """Phones -> word; built when it is first asked for, since only reading what was heard needs it."""
+        known = {**self._lexicon, **self._overrides}
+        order = sorted(known, key=lambda word: (len(word) == 1 and word not in "ai", len(word), word))
+        return {known[word]: word for word in reversed(order)}
 
     def _known(self, word: str) -> tuple[str, Source] | None:
         bare = word.strip("'")

@@ -1,0 +1,131 @@
+"""Whether a judge can be cheated: planted defects, mild to hopeless, against what it makes of them.
+
+Lines and seeds are fixed, speech is the bundle's own, as it comes. Each defect of `llasa.defects` makes one
+chain an utterance: clean, mild, ..., hopeless. Every pair of a chain must be in the right order, strictly.
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from llasa import load
+from llasa.core import Candidate
+from llasa.defects import DEFECTS
+from llasa.judge import Judge, build_judge
+from llasa.ladders import planted, spoken
+from llasa.recipe import read_recipe
+from llasa.synthesizer import Synthesizer
+
+VOICES = ("rufus", "angus", "kalle")
+MUST_SHOW = 0.99
+Chain = list[float | None]
+
+
+def chains_of(synthesizer: Synthesizer, judge: Judge, clean: Sequence[Candidate]) -> dict[str, list[Chain]]:
+    """Return the values of each chain, by cheat; None where there was no verdict."""
+    found: dict[str, list[Chain]] = defaultdict(list)
+    ladders = planted(synthesizer.bundle.codec, clean)
+    n_chains, console = len(clean) * len(DEFECTS), Console(stderr=True)
+    for ladder in track(ladders, "cheats", n_chains, console=console):
+        judged = judge.judge(ladder.candidates)
+        found[ladder.kind].append([one.score.value if one.score else None for one in judged])
+    return found
+
+
+def row_of(cheat: str, chains: Sequence[Chain]) -> dict[str, Any]:
+    """Return what is reported of a cheat."""
+    pairs = [pair for chain in chains for pair in combinations(chain, 2)]
+    falling = [all(right(*pair) for pair in pairwise(chain)) for chain in chains]
+    values = [[value for value in level if value is not None] for level in zip(*chains, strict=True)]
+    return {
+        "cheat": cheat,
+        "unit": DEFECTS[cheat].unit,
+        "pairs": len(pairs),
+        "ordered": sum(right(*pair) for pair in pairs) / len(pairs),
+        "monotone_chains": sum(falling) / len(falling),
+        "severities": ["clean", *DEFECTS[cheat].severities],
+        "values": [statistics.mean(level) if level else None for level in values],
+    }
+
+
+def right(milder: float | None, worse: float | None) -> bool:
+    """Return whether a pair is in the right order; one without a verdict is not."""
+    return milder is not None and worse is not None and milder > worse
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return a table by cheat, in Markdown."""
+    lines = [
+        "| cheat | pairs | ordered | monotone chains | mean value: clean, then by severity |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["cheats"]:
+        values = " ".join("-" if value is None else f"{value:.2f}" for value in row["values"])
+        shares = f"{row['ordered']:.1%} | {row['monotone_chains']:.0%}"
+        lines.append(f"| {row['cheat']} | {row['pairs']} | {shares} | {values} |")
+    shares = f"{report['ordered']:.2%} | {report['monotone_chains']:.0%}"
+    lines.append(f"| all | {report['pairs']} | {shares} | {report['utterances']} utterances |")
+    return "\n".join(lines)
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Draw value against severity, one panel a cheat."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    panels = figure.subplots(2, 5, sharey=True).flat
+    for panel, row in zip(panels, report["cheats"], strict=False):
+        panel.plot(range(len(row["values"])), row["values"], marker="o")
+        panel.set_xticks(range(len(row["values"])), [str(one) for one in row["severities"]], fontsize=7)
+        panel.set_title(f"{row['cheat']}: {row['ordered']:.1%} in order", fontsize=9)
+        panel.set_xlabel(row["unit"], fontsize=8)
+        panel.set_ylim(0, 1)
+    figure.supylabel("value of the judge, mean", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Speak, cheat, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--judge", help="recipe; the bundle's own if left out")
+    parser.add_argument("--heldout", type=Path, default=Path("tests/data/heldout.txt"))
+    parser.add_argument("--lines", type=int, default=7, help="each by three voices: 102 pairs an utterance")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", type=Path, help="PNG to draw")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    synthesizer = load(args.bundle)
+    recipe = read_recipe(args.judge) if args.judge else synthesizer.recipe()
+    judge = build_judge(recipe.judge, synthesizer.bundle.parts)
+    lines = args.heldout.read_text(encoding="utf-8").splitlines()[: args.lines]
+    clean = spoken(synthesizer, lines, VOICES, args.seed)
+    found = chains_of(synthesizer, judge, clean)
+    rows = [row_of(cheat, chains) for cheat, chains in found.items()]
+    n_pairs = sum(row["pairs"] for row in rows)
+    report = {
+        "utterances": len(clean),
+        "unended": len(lines) * len(VOICES) - len(clean),
+        "pairs": n_pairs,
+        "ordered": sum(row["ordered"] * row["pairs"] for row in rows) / n_pairs,
+        "monotone_chains": sum(row["monotone_chains"] for row in rows) / len(rows),
+        "must_show": MUST_SHOW,
+        "cheats": rows,
+    }
+    if args.plot:
+        plot(report, args.plot)
+    print(json.dumps(report) if args.json else table(report))
+
+
+if __name__ == "__main__":
+    main()

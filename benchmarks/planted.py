@@ -1,0 +1,136 @@
+"""What adaptive search and a cascade of scorers save, on planted speech whose faults are known.
+
+Adaptive search: ids drawn until a candidate is good enough, against a fixed number of candidates, at the same
+mean true quality. Cascade: how often the floors of cheap scorers change the choice of a rubric (the winner is
+another) or kill it (the winner without floors is ruled out), and how many candidates the dear one is spared.
+Utterances differ in how often a candidate is free of faults: 0.3 to 0.9, evenly mixed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the harness is shared with the tests
+
+from llasa.core import Candidate
+from llasa.judge import Part, Rubric
+from llasa.scorers.base import SMALL_MODEL, Scorer
+from llasa.search import Adaptive, BestOfN, Job, Ranking, Search
+from tests.planted import (
+    PlantedEngine,
+    PlantedScorer,
+    cheap_scorer,
+    faults,
+    oracle,
+    planted_job,
+    planted_means,
+    truth,
+)
+
+LEAST, MOST = 0.3, 0.9  # share of candidates without fault
+TRIED = [(16, 0.9), (16, 0.95), (16, 0.98), (16, 1.0), (32, 0.96), (32, 0.97), (32, 0.98)]  # limit, target
+
+
+def jobs(count: int, seed: int) -> list[Job]:
+    """Return utterances of 5 to 12 words, from hard to easy."""
+    rates = [LEAST + (MOST - LEAST) * number / max(count - 1, 1) for number in range(count)]
+    return [planted_job(5 + number * 7 % 8, rate, number, seed) for number, rate in enumerate(rates)]
+
+
+def rankings(search: Search, work: list[Job], scorer: Scorer) -> list[Ranking]:
+    """Return how the search of each utterance ended."""
+    means = planted_means(PlantedEngine(), scorer)
+    return [last for job in work for last in search.run(job, means) if isinstance(last, Ranking)]
+
+
+def spent(found: list[Ranking], view: Callable[[Candidate], float]) -> dict[str, float]:
+    """Return ids drawn and candidates judged an utterance, and the mean true quality of the winners."""
+    return {
+        "tokens": fmean(one.tokens for one in found),
+        "candidates": fmean(len(one.judged) for one in found),
+        "truth": fmean(view(one.judged[0].candidate) for one in found),
+    }
+
+
+def adaptive(work: list[Job], n: int, view: Callable[[Candidate], float], noise: float) -> dict[str, Any]:
+    """Compare fixed N with the thriftiest adaptive search that is no worse, over targets and limits."""
+    fixed = spent(rankings(BestOfN(n), work, oracle(view, noise)), view)
+    rows = [
+        {"n": limit, "target": target}
+        | spent(rankings(Adaptive(limit, 4, target), work, oracle(view, noise)), view)
+        for limit, target in TRIED
+    ]
+    equal = [row for row in rows if row["truth"] >= fixed["truth"] - 1e-9]
+    best = min(equal, key=lambda row: row["tokens"], default=None)
+    ratio = best["tokens"] / fixed["tokens"] if best else None
+    return {"fixed": fixed, "adaptive": best, "token_ratio": ratio}
+
+
+def cascade(work: list[Job], n: int, floor: float, noise: float) -> dict[str, float]:
+    """Compare a rubric of two cheap scorers and a dear one with the same one whose cheap ones have floors."""
+    alone, dear = oracle(truth, noise), oracle(truth, noise)
+    full = rankings(BestOfN(n), work, rubric(alone, None, 3 * noise))
+    short = rankings(BestOfN(n), work, rubric(dear, floor, 3 * noise))
+    wanted = [one.judged[0].candidate.codes for one in full]
+    passed = [[one.candidate.codes for one in ranking.judged if one.status == "scored"] for ranking in short]
+    pairs = list(zip(wanted, passed, strict=True))
+    return {
+        "same_winner": fmean(codes == kept[0] if kept else False for codes, kept in pairs),
+        "false_kills": fmean(codes not in kept for codes, kept in pairs),
+        "dear_calls": dear.calls / alone.calls,
+        "truth_lost": fmean(
+            truth(a.judged[0].candidate) - truth(b.judged[0].candidate)
+            for a, b in zip(full, short, strict=True)
+        ),
+    }
+
+
+def rubric(dear: Scorer, floor: float | None, noise: float) -> Rubric:
+    """Return a scorer of codes, one that hears words a little, and a dear one; floors for the first two."""
+    rough = PlantedScorer("rough", faults, SMALL_MODEL, noise)
+    return Rubric(
+        [Part(cheap_scorer(noise), 0.2, floor=floor), Part(rough, 0.2, floor=floor), Part(dear, 0.6)]
+    )
+
+
+def lines(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield the results for people."""
+    for name, one in found.items():
+        if best := one.get("adaptive"):
+            fixed, ratio, at = one["fixed"], one["token_ratio"], f"n {best['n']}, target {best['target']}"
+            yield f"{name:16} {fixed['tokens']:.0f} -> {best['tokens']:.0f} ids ({ratio:.0%}) with {at}; " + (
+                f"candidates {best['candidates']:.1f}, truth {fixed['truth']:.4f} -> {best['truth']:.4f}"
+            )
+        else:
+            yield f"{name:16} " + ", ".join(f"{key} {value}" for key, value in one.items())
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--utterances", type=int, default=512)
+    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument(
+        "--noise", type=float, default=0.02, help="error of the dear scorer; 3 times it, cheap ones"
+    )
+    parser.add_argument("--floor", type=float, default=0.75, help="of the cheap scorers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    work = jobs(args.utterances, args.seed)
+    found = {
+        "setting": {key: value for key, value in vars(args).items() if key != "json"},
+        "words": adaptive(work, args.n, faults, 0.0),
+        "words, noisy": adaptive(work, args.n, faults, args.noise),
+        "words and tone": adaptive(work, args.n, truth, 0.0),
+        "cascade": cascade(work, args.n, args.floor, args.noise),
+    }
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Keeps every candidate of a search: its sound, its scores as JSON, and one picture of all."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llasa.errors import ConfigError, MissingExtra
+
+if TYPE_CHECKING:
+    from llasa.core import Audio, Judged
+    from llasa.synthesizer import Spoken
+
+COLUMNS, SHOWN = 4, 32
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written, before any work.
+
+    Raises:
+        ConfigError: it is a file, or it already holds something. MissingExtra: matplotlib is missing.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "it is not empty" if folder.is_dir() else "it is a file"
+        raise ConfigError(f"Keeping the candidates in '{folder}': {found}. Name a new folder.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("Drawing the contact sheet", "matplotlib", "eval") from error
+
+
+def keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
+    """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`; ranks count from 1, the best."""
+    from llasa.audio import write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, object]] = []
+    pictures: list[tuple[str, Audio]] = []
+    for one in spoken:
+        for rank, judged in enumerate(one.ranking.judged if one.ranking else (), 1):
+            name, audio = f"{one.number:02}-{rank:02}", judged.candidate.audio
+            if audio is not None:
+                write(folder / f"{name}.wav", audio)
+                pictures.append((f"{name}  {_verdict(judged)}", audio))
+            rows.append(_row(one, rank, judged, f"{name}.wav" if audio is not None else None))
+    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    (folder / "candidates.json").write_text(text, encoding="utf-8")
+    draw(folder / "contact-sheet.png", pictures[:SHOWN])
+
+
+def draw(path: Path, pictures: "Sequence[tuple[str, Audio]]") -> None:
+    """Draw spectrograms under their titles, all on one time scale, as one picture."""
+    from matplotlib.figure import Figure
+
+    rows = max(1, -(-len(pictures) // COLUMNS))
+    figure = Figure(figsize=(3.6 * COLUMNS, 1.9 * rows + 0.3), layout="constrained")
+    longest = max((audio.duration_s for _, audio in pictures), default=1.0)
+    for place, (title, audio) in enumerate(pictures, 1):
+        axes = figure.add_subplot(rows, COLUMNS, place)
+        padded = np.pad(audio.samples, (0, max(0, 512 - len(audio.samples))))
+        axes.specgram(padded + 1e-5, NFFT=512, noverlap=384, Fs=audio.sample_rate, vmin=-110, vmax=-30)
+        axes.set(xlim=(0, longest), ylim=(0, min(8000, audio.sample_rate / 2)), yticks=[])
+        axes.set_title(title, fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _verdict(judged: "Judged") -> str:
+    value = "no verdict" if judged.score is None else f"{judged.score.value:.2f}"
+    return value if judged.status == "scored" else f"{value} ({judged.reason})"[:48]
+
+
+def _row(one: "Spoken", rank: int, judged: "Judged", file: str | None) -> dict[str, object]:
+    candidate, score = judged.candidate, judged.score
+    return {
+        "segment": one.number,
+        "rank": rank,
+        "file": file,
+        "text": candidate.utterance.text,
+        "status": judged.status,
+        "reason": judged.reason,
+        "value": score.value if score else None,
+        "measures": dict(score.measures) if score else {},
+        "note": score.note if score else "",
+        "finish": candidate.finish,
+        "logprob": candidate.logprob,
+        "codes": candidate.codes,
+    }

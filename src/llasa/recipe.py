@@ -1,0 +1,115 @@
+"""A recipe's [judge], [process] and [search] tables -> judge and strategy; other tables are not looked at.
+
+Must not know: texts, voices, command lines.
+"""
+
+from os import PathLike
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from llasa import config
+from llasa.judge import Judge, JudgeBlock, PartBlock, build_judge
+from llasa.scorers.base import Parts
+from llasa.search import BeamSearch, BestOfN, Fallback, Hybrid, Search, search_for
+from llasa.style import Style
+from llasa.style import parts as parts_of
+
+Count = Annotated[int, Field(ge=1)]
+Value = Annotated[float, Field(ge=0, le=1)]
+
+
+class SearchBlock(BaseModel):
+    """A [search] table. n: candidates, unless an effort is given. target: good enough to stop at.
+
+    width, branch, step_s, until_s: of the beam; for `hybrid` it ends at until_s seconds, then n candidates
+    are completed. temperatures: of the fallback ladder. temperature: of the candidates; the bundle's if None.
+    """
+
+    model_config = config.STRICT
+    strategy: Literal["best", "beam", "hybrid", "fallback"] = "best"
+    n: Count = 8
+    target: Value | None = None
+    width: Count = 4
+    branch: Count = 4
+    step_s: Annotated[float, Field(gt=0)] = 0.5
+    until_s: Annotated[float | None, Field(gt=0)] = None
+    temperatures: list[Annotated[float, Field(ge=0)]] = [0.4, 0.6, 0.8, 1.0]
+    temperature: Annotated[float | None, Field(ge=0)] = None
+
+
+class StyleBlock(BaseModel):
+    """A [style] table. classifier: folder of an audio-classification checkpoint, which an emotion needs.
+
+    weight: of each part of a style in the rubric.
+    """
+
+    model_config = config.STRICT
+    classifier: str | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
+class Recipe(BaseModel):
+    """How candidates are judged and searched for. process: judges unfinished candidates of a beam."""
+
+    model_config = config.STRICT
+    judge: JudgeBlock
+    process: JudgeBlock | None = None
+    search: SearchBlock = SearchBlock()
+    style: StyleBlock = StyleBlock()
+
+
+def read_recipe(path: str | PathLike[str]) -> Recipe:
+    """Return the recipe in a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, it has no [judge], or a key is unknown or wrong.
+    """
+    return config.tables(path, Recipe)
+
+
+def with_style(recipe: Recipe, style: Style) -> Recipe:
+    """Return a recipe that also judges by how close a candidate comes to a style.
+
+    Raises:
+        ConfigError: the style needs something that it does not name.
+    """
+    blocks = parts_of(style, recipe.style.classifier, recipe.style.weight)
+    added = [
+        config.build(PartBlock, block | {"label": f"style.{block['name']}"}, "Reading a style")
+        for block in blocks
+    ]
+    judge = recipe.judge.model_copy(update={"scorers": [*recipe.judge.scorers, *added]})
+    return recipe.model_copy(update={"judge": judge})
+
+
+def build_search(
+    recipe: Recipe,
+    judge: Judge,
+    parts: Parts,
+    effort: int | None = None,
+    target: float | None = None,
+    waves: bool = False,
+) -> Search:
+    """Return the strategy of a recipe.
+
+    Args:
+        judge: of finished candidates; it also leads a beam if the recipe has no [process].
+        effort: candidates; the recipe's `n` if None. A beam's size is its own.
+        target: wins over the recipe's.
+        waves: draw candidates a few at a time even without a target, so that a deadline can stop them.
+
+    Raises:
+        ConfigError: a beam whose process judge cannot judge partial candidates, or an effort below 1.
+    """
+    block = recipe.search
+    n = block.n if effort is None else effort
+    if block.strategy == "best":
+        return search_for(n, block.target if target is None else target, waves)
+    if block.strategy == "fallback":
+        return Fallback(tuple(block.temperatures), block.target if target is None else target)
+    process = build_judge(recipe.process, parts) if recipe.process else judge
+    if block.strategy == "beam":
+        return BeamSearch(block.width, block.branch, block.step_s, block.until_s, process=process)
+    until_s = 2.0 if block.until_s is None else block.until_s
+    return Hybrid(BeamSearch(block.width, block.branch, block.step_s, until_s, process=process), BestOfN(n))

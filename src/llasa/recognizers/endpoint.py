@@ -1,0 +1,172 @@
+"""A recogniser behind a server that speaks OpenAI's `/v1/audio/transcriptions`. Knows no model.
+
+Only the standard library is needed. Redirects are not followed, so that sound and key reach no other host;
+proxies and the environment are not looked at.
+"""
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from socket import SHUT_RDWR, socket
+from threading import Timer
+from urllib.parse import SplitResult, quote, urlsplit
+
+from llasa.audio import encode, resample
+from llasa.core import Audio
+from llasa.errors import ConfigError, ScorerError
+from llasa.recognizers.base import TextForm, Transcript
+from llasa.recognizers.cache import Memory, checked
+
+RATE_HZ = 16000  # what such models listen at; more would only be sent
+LARGEST_ANSWER = 1 << 20  # bytes
+_CONNECTIONS = {"http": HTTPConnection, "https": HTTPSConnection}
+
+
+class EndpointRecognizer:
+    """A `Recognizer` that asks a server."""
+
+    text_form: TextForm = "written"
+
+    def __init__(
+        self, url: str, model: str, key: str | None = None, timeout_s: float = 30.0, concurrency: int = 8,
+        words: bool = False, language: str = "en",
+    ) -> None:  # fmt: skip
+        """Name a server; nothing is sent yet.
+
+        Args:
+            url: where its API begins, such as `http://localhost:8000/v1`.
+            model: as the server calls it. language: of the speech, as in ISO 639-1.
+            key: sent as a bearer token.
+            timeout_s: for all of one clip, from the first byte sent to the last one read; connecting may take
+                as long again.
+            concurrency: clips sent at once.
+            words: ask for the times of words too (`verbose_json`), which fewer servers know.
+
+        Raises:
+            ConfigError: the URL has another scheme, no host or a password, or a number is not positive.
+        """
+        self.url, parts = url, _checked(url)
+        if not timeout_s > 0 or concurrency < 1 or not model:
+            found = f"timeout_s {timeout_s}, concurrency {concurrency} and model '{model}'"
+            raise ConfigError(
+                f"Asking '{url}' for transcripts: found {found}. Give positive numbers and the model's name."
+            )
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"Asking '{url}' for transcripts: the key has odd characters. Copy it again.")
+        self._connect = partial(_CONNECTIONS[parts.scheme], parts.netloc, timeout=timeout_s)
+        self._path = quote(parts.path.rstrip("/"), safe="/%~") + "/audio/transcriptions"
+        self.name = f"endpoint@{parts.netloc}/{quote(model)}"
+        self.timeout_s, self.concurrency, self.words = timeout_s, concurrency, words
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._fields = {"model": model, "language": language, "temperature": "0"} | (
+            {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+            if words
+            else {"response_format": "json"}
+        )
+        self.memory: Memory[Transcript] = Memory(1024, batch=1 << 20, batch_s=math.inf)
+
+    def transcribe(self, audio: Sequence[Audio]) -> list[Transcript]:
+        """See `Recognizer.transcribe`. tokens and spans are there if `words` was asked for.
+
+        What the server answered is remembered also where another clip fails.
+        """
+        return self.memory.get(checked(audio), self._ask_all)
+
+    def _ask_all(self, clips: list[Audio]) -> list[Transcript | Exception]:
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            return list(pool.map(self._ask, clips))
+
+    def _ask(self, clip: Audio) -> Transcript | Exception:
+        """Return the transcript, or why there is none."""
+        wave = encode(resample(clip, RATE_HZ), "wav")
+        kind, body = _form(self._fields, wave)
+        started = time.monotonic()
+        try:
+            status, answer = self._post(body, self._headers | {"Content-Type": kind})
+            return self._transcript(status, answer)
+        except ScorerError as error:
+            return error
+        except (OSError, HTTPException) as error:
+            spent = time.monotonic() - started
+            slow = isinstance(error, TimeoutError) or spent >= self.timeout_s
+            found = f"no whole answer after {spent:.1f} s" if slow else f"{type(error).__name__}: {error}"
+            return self._failure(found, "Give it more time (timeout_s)" if slow else "See that it runs there")
+
+    def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Return status and body of the answer; OSError or HTTPException if it does not come in time."""
+        connection = self._connect()
+        try:
+            connection.connect()
+            # A socket's own timeout begins anew with each byte that arrives; this one does not.
+            ends_s = time.monotonic() + self.timeout_s
+            alarm = Timer(self.timeout_s, _hang_up, [connection.sock])
+            alarm.start()
+            try:
+                connection.request("POST", self._path, body, dict(headers))
+                response = connection.getresponse()
+                answer = response.read(LARGEST_ANSWER)
+            finally:
+                alarm.cancel()
+        finally:
+            connection.close()
+        if time.monotonic() >= ends_s:
+            raise TimeoutError
+        return response.status, answer
+
+    def _transcript(self, status: int, answer: bytes) -> Transcript:
+        if status != 200:
+            todo = "Check the URL, which mostly ends in /v1, the model's name and the key"
+            raise self._failure(f"HTTP {status}: {_shown(answer)}", todo)
+        try:
+            fields = json.loads(answer)
+            text, parts = " ".join(fields["text"].split()), fields["words"] if self.words else []
+            tokens = tuple(str(part["word"]).strip() for part in parts)
+            spans = tuple((float(part["start"]), float(part["end"])) for part in parts)
+            if not all(math.isfinite(time_s) for span in spans for time_s in span):
+                raise ValueError("a time that is no number")
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            wanted = "'text' and 'words'" if self.words else "'text'"
+            found = f"an answer that is no JSON with {wanted}: {_shown(answer)}"
+            raise self._failure(found, "Ask a server that knows OpenAI's transcriptions") from error
+        return Transcript(text, tokens, spans)
+
+    def _failure(self, found: str, todo: str) -> ScorerError:
+        return ScorerError(f"Transcribing with '{self.url}': found {found}. {todo}.")
+
+
+def _checked(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in _CONNECTIONS and parts.hostname and parts.port != 0
+        parts.netloc.encode("idna")
+    except ValueError:
+        good = False
+    if not good or "@" in parts.netloc or parts.query or parts.fragment:
+        shown = url.rpartition("@")[2]  # without a password
+        wanted = "Give the URL of its API such as http://localhost:8000/v1, with no password or query in it"
+        raise ConfigError(f"Asking a server for transcripts: found the URL '{shown}'. {wanted}.")
+    return parts
+
+
+def _form(fields: Mapping[str, str], wave: bytes) -> tuple[str, bytes]:
+    """Return content type and body of a multipart form with a sound file (RFC 7578)."""
+    mark = secrets.token_hex(16)
+    begin = f'--{mark}\r\nContent-Disposition: form-data; name="'
+    text = "".join(f'{begin}{name}"\r\n\r\n{value}\r\n' for name, value in fields.items())
+    head = f'{text}{begin}file"; filename="clip.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+    return f"multipart/form-data; boundary={mark}", head.encode() + wave + f"\r\n--{mark}--\r\n".encode()
+
+
+def _hang_up(open_socket: socket) -> None:
+    with suppress(OSError):  # it was closed meanwhile
+        open_socket.shutdown(SHUT_RDWR)
+
+
+def _shown(answer: bytes) -> str:
+    return repr(answer[:100].decode("utf-8", "replace"))

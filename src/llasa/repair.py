@@ -1,0 +1,240 @@
+"""Another try at the words of a segment that went wrong: the rest of its speech is kept.
+
+Must not know: command lines, files, how the segment was searched for.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+
+from llasa.align import align
+from llasa.core import Candidate, Judged, Word
+from llasa.engines.base import generate
+from llasa.errors import ScorerError
+from llasa.judge import Judge
+from llasa.recognizers.base import Recognizer
+from llasa.scorers.wer import ErrorRate
+from llasa.search import Job
+from llasa.synthesizer import Effort, Spoken, Synthesizer
+
+FIRST_NUMBER = 1 << 16  # candidates from here on are beyond those of any search
+MARGIN_S = 0.08  # before the span: a sound begins before its word is heard to begin
+MOST_SPANS = 3  # tried a segment
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One span said again.
+
+    span: its words, as in the text. start_s, end_s: in the old speech, end_s None at its end. tries:
+    candidates judged. tokens: ids drawn. before, after: values of the old and the best new one, None:
+    unjudged. kept: whether the new one is preferred.
+    """
+
+    span: str
+    start_s: float
+    end_s: float | None
+    tries: int
+    tokens: int
+    before: float | None
+    after: float | None
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """How a repair ended. spoken: the segment, new if an attempt was kept. note: why nothing was tried."""
+
+    spoken: Spoken
+    attempts: tuple[Attempt, ...] = ()
+    note: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values for JSON, without the speech."""
+        return {"attempts": [asdict(one) for one in self.attempts], "note": self.note}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring words that went wrong.
+
+    start, end: in the text, from the end of the word before. start_s, end_s: in the sound; end_s None if no
+    word follows. size: letters, which tells how bad it is.
+    """
+
+    text: str
+    start: int
+    end: int
+    start_s: float
+    end_s: float | None
+    size: int
+
+
+def repair(
+    synthesizer: Synthesizer,
+    spoken: Spoken,
+    effort: Effort,
+    n: int = 8,
+    seed: int = 0,
+    **sampling: object,
+) -> Repaired:
+    """Return a segment with its failing spans said again, wherever the judge prefers that.
+
+    The speech before a span is kept and continued `n` times; each continuation is a candidate, and so is its
+    beginning joined to the old speech after the span, if the span is heard right in it. The worst span comes
+    first. A segment that cannot be repaired comes back as it was.
+
+    Args:
+        spoken: what a search with `effort` gave.
+        n: continuations a span.
+        seed: any integer.
+        sampling: as given to `Synthesizer.speak`.
+
+    Raises:
+        EngineError: the language model failed.
+    """
+    listener = _steering(effort.judge)
+    if spoken.ranking is None or spoken.candidate.audio is None or listener is None:
+        found = "no recogniser steers the judge" if listener is None else "there is no judged speech"
+        return Repaired(spoken, note=f"Not repaired: {found}.")
+    if effort.temperature is not None:
+        sampling = {"temperature": effort.temperature} | sampling
+    utterance = spoken.candidate.utterance
+    job = synthesizer.job(utterance.text, utterance.voice, seed, **sampling)
+    surgery = _Surgery(synthesizer, effort.judge, listener, job, n)
+    attempts, tried, note = list[Attempt](), set[tuple[int, int]](), ""
+    try:
+        for number in range(MOST_SPANS):
+            left = [span for span in surgery.spans(spoken.candidate) if (span.start, span.end) not in tried]
+            if not left:
+                break
+            tried.add((left[0].start, left[0].end))
+            spoken, attempt = surgery.attempt(spoken, left[0], FIRST_NUMBER + number * n)
+            attempts.append(attempt)
+    except ScorerError as error:
+        note = str(error)
+    return Repaired(spoken, tuple(attempts), note or ("" if attempts else "Every word was heard."))
+
+
+def _steering(judge: Judge) -> Recognizer | None:
+    parts = [part.scorer for part in judge.rubric.parts if not part.held_out]
+    return next((scorer.recognizer for scorer in parts if isinstance(scorer, ErrorRate)), None)
+
+
+@dataclass(frozen=True)
+class _Surgery:
+    """What repairs of one segment work with."""
+
+    synthesizer: Synthesizer
+    judge: Judge
+    recognizer: Recognizer
+    job: Job
+    n: int
+
+    @property
+    def codes_per_s(self) -> float:
+        codec = self.synthesizer.bundle.codec
+        return codec.sample_rate / codec.hop_length
+
+    def words(self, candidate: Candidate) -> tuple[Word, ...]:
+        """Return what is heard of the text in a candidate's sound."""
+        if candidate.audio is None:
+            return ()
+        [transcript] = self.recognizer.transcribe([candidate.audio])
+        text, reader = self.job.utterance.text, self.synthesizer.bundle.reader
+        return align(text, transcript, reader, self.recognizer.text_form, self.job.utterance.language)
+
+    def spans(self, candidate: Candidate) -> list[Span]:
+        """Return the spans that went wrong, worst first."""
+        return sorted(failing_spans(self.words(candidate)), key=lambda span: -span.size)
+
+    def attempt(self, spoken: Spoken, span: Span, first: int) -> tuple[Spoken, Attempt]:
+        """Return the segment with a span said again, or as it was, and what happened."""
+        ranking = spoken.ranking
+        assert ranking is not None  # `repair` has looked
+        began = time.perf_counter()
+        made, tokens = self._continued(spoken.candidate, span, first)
+        whole = self._sounding(made)
+        spliced = [self._spliced(spoken.candidate, one, span) for one in whole]
+        candidates = [*whole, *self._sounding([one for one in spliced if one])]
+        drawn_s, began = time.perf_counter() - began, time.perf_counter()
+        fresh = self.judge.judge(candidates)
+        # Sorting is stable: the old one stays first unless a new one is strictly better.
+        judged = tuple(sorted([*ranking.judged, *fresh], key=_place))
+        kept = judged[0] is not ranking.judged[0]
+        best = min(fresh, key=_place, default=None)
+        values = _value(ranking.judged[0]), _value(best)
+        attempt = Attempt(span.text, span.start_s, span.end_s, len(fresh), tokens, *values, kept)
+        if not kept:
+            return spoken, attempt
+        spent = replace(
+            ranking,
+            judged=judged,
+            tokens=ranking.tokens + tokens,
+            stop=f"{ranking.stop}; {span.text!r} was said again",
+            generate_s=ranking.generate_s + drawn_s,
+            judge_s=ranking.judge_s + time.perf_counter() - began,
+        )
+        stats = {"tokens": spent.tokens, "generate_s": spent.generate_s, "judge_s": spent.judge_s}
+        return replace(spoken, candidate=judged[0].candidate, ranking=spent, stats=stats), attempt
+
+    def _continued(self, old: Candidate, span: Span, first: int) -> tuple[list[Candidate], int]:
+        """Return candidates that begin like the old one up to a span, and the ids drawn."""
+        prompt, params = self.synthesizer.bundle.prompt, self.job.params
+        kept = old.codes[: max(0, math.floor((span.start_s - MARGIN_S) * self.codes_per_s))]
+        room = params.max_tokens - len(kept)
+        if room < 1:
+            return [], 0
+        least = min(max(params.min_tokens - len(kept), 0), room)
+        asked = replace(params, n=self.n, first=first, min_tokens=least, max_tokens=room)
+        [made] = generate(self.synthesizer.bundle.engine, [self.job.prompt + prompt.ids(kept)], asked)
+        drawn = [Candidate(old.utterance, kept + prompt.codes(one.ids), one.finish) for one in made]
+        return drawn, sum(len(one.ids) for one in made)
+
+    def _spliced(self, old: Candidate, new: Candidate, span: Span) -> Candidate | None:
+        """Return the new speech up to the end of a span and the old from there; None if it is not right."""
+        words = self.words(new)
+        inside = [word for word in words if span.start <= word.start and word.end <= span.end]
+        ends = [word.end_s for word in words if word.end <= span.end and word.end_s is not None]
+        if span.end_s is None or not ends or any(word.status != "said" for word in inside):
+            return None
+        cut, rest = round(max(ends) * self.codes_per_s), round(span.end_s * self.codes_per_s)
+        return Candidate(old.utterance, new.codes[:cut] + old.codes[rest:], old.finish)
+
+    def _sounding(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return those candidates that have codes, with their sound."""
+        speaking = [one for one in candidates if one.codes]
+        voice = self.job.utterance.voice
+        rows = [one.codes for one in speaking]
+        sounds = self.synthesizer.bundle.codec.decode(rows, voice.codes if voice else None)
+        return [replace(one, audio=audio) for one, audio in zip(speaking, sounds, strict=True)]
+
+
+def failing_spans(words: Sequence[Word]) -> list[Span]:
+    """Return the runs of words that were not said, in order, those whose place in the sound is known."""
+    spans = list[Span]()
+    for wrong, group in groupby(range(len(words)), key=lambda i: words[i].status != "said"):
+        numbers = list(group)
+        run = words[numbers[0] : numbers[-1] + 1]
+        before = words[numbers[0] - 1] if numbers[0] else None
+        after = words[numbers[-1] + 1] if numbers[-1] + 1 < len(words) else None
+        start_s = run[0].start_s
+        if start_s is None:
+            start_s = before.end_s if before else 0.0
+        end_s = after.start_s if after else None
+        if not wrong or start_s is None or (after and end_s is None):
+            continue
+        text = " ".join(word.text or f"[{word.heard}]" for word in run)
+        size = sum(len(word.text or word.heard) for word in run)
+        spans.append(Span(text, before.end if before else 0, run[-1].end, start_s, end_s, size))
+    return spans
+
+
+def _place(judged: Judged) -> tuple[int, float]:
+    return ("scored", "bad", "unjudged").index(judged.status), -(_value(judged) or 0.0)
+
+
+def _value(judged: Judged | None) -> float | None:
+    return judged.score.value if judged and judged.score else None

@@ -1,0 +1,1 @@
+"""Scorers: what a candidate is worth, each from one point of view."""

@@ -1,0 +1,399 @@
+"""How inference compute is spent: strategies that draw candidates, have them judged and rank them.
+
+Each needs only `Engine.submit` on prefixes and a `Judge`, so it runs on every engine. Candidate numbers count
+on from `job.params.first`: a search repeats. Loop guard and repetition penalty see one request at a time.
+Must not know: text, markers, codecs, files.
+"""
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from statistics import fmean
+from typing import Protocol
+
+from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance
+from llasa.engines.base import Engine, Request
+from llasa.errors import ConfigError, ScorerError
+from llasa.judge import Judge
+
+
+@dataclass(frozen=True)
+class Job:
+    """One utterance made ready for an engine. params: `n` and `first` are the strategy's business."""
+
+    utterance: Utterance
+    prompt: Ids
+    params: SamplingParams
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News of a search. total: candidates at most. best: value so far, None while there is none."""
+
+    judged: int
+    total: int
+    best: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How a search ended.
+
+    judged: final candidates, best first: scored by value, then bad, then unjudged; equal ones as drawn.
+    tokens: ids drawn in all, dropped beams included. stop: why no more were. generate_s, judge_s: spent.
+    """
+
+    judged: tuple[Judged, ...]
+    tokens: int
+    stop: str
+    generate_s: float
+    judge_s: float
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a search works with. codes: generated ids -> codes. codes_per_s: of the codec."""
+
+    engine: Engine
+    judge: Judge
+    codes: Callable[[Ids], Codes]
+    codes_per_s: float
+
+
+class Search(Protocol):
+    """A way to spend compute on one utterance."""
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """Yield progress and, last, the ranking.
+
+        Progress comes whenever a candidate is drawn and whenever some were judged. Closing the iterator
+        cancels what is in flight.
+
+        Args:
+            deadline_s: start nothing that would not end this many seconds from now, if it took as long as
+                the slowest wave so far. The first wave always runs.
+
+        Raises:
+            EngineError: the engine failed. ScorerError: none was scored, because a scorer failed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One candidate, judged."""
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """See `Search.run`; the deadline changes nothing."""
+        return _waves(_Run(job, means, deadline_s), [replace(job.params, n=1)], None)
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """N candidates, drawn and judged together (the paper's ORM). `BestOfN(1)` is `Sample`."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        _within("BestOfN", 1, 10**6, n=self.n)
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """See `Search.run`; the deadline changes nothing: there is only one wave."""
+        return _waves(_Run(job, means, deadline_s), [replace(job.params, n=self.n)], None)
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Waves of candidates until one is good enough; all waves together are `BestOfN(n)`.
+
+    n: candidates at most. target: value in [0, 1] that ends the search; None: only a deadline ends it early.
+
+    Source: stopping rules of arXiv 2510.01394; here the target is given, not estimated.
+    """
+
+    n: int
+    wave: int = 4
+    target: float | None = 0.95
+
+    def __post_init__(self) -> None:
+        _within("Adaptive", 1, 10**6, n=self.n, wave=self.wave)
+        _within("Adaptive", 0, 1, target=self.target)
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """See `Search.run`."""
+        waves = [
+            replace(job.params, first=job.params.first + start, n=min(self.wave, self.n - start))
+            for start in range(0, self.n, self.wave)
+        ]
+        return _waves(_Run(job, means, deadline_s), waves, self.target)
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """One candidate at each temperature until one is good enough; the best of those drawn wins.
+
+    temperatures: 0 or above, in order, instead of the job's. target: value in [0, 1]; None climbs to the end.
+
+    Source: Whisper, arXiv 2212.04356, section 4.5, which keeps the last one; its tests are the judge's here.
+    """
+
+    temperatures: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)
+    target: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        _within("Fallback", 1, 10**6, number_of_temperatures=len(self.temperatures))
+        _within("Fallback", 0, 10**6, **{f"temperatures[{i}]": t for i, t in enumerate(self.temperatures)})
+        _within("Fallback", 0, 1, target=self.target)
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """See `Search.run`; a wave is one candidate."""
+        waves = [
+            replace(job.params, temperature=temperature, first=number, n=1)
+            for number, temperature in enumerate(self.temperatures, job.params.first)
+        ]
+        return _waves(_Run(job, means, deadline_s), waves, self.target)
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """Keeps the best beginnings (the paper's PRM).
+
+    Every `step_s` of speech each live beam is continued `branch` times, `process` judges what came out and
+    the best `width` stay, ended ones among them; the first step draws width * branch. When all that stay have
+    ended, the judge of the run judges all that ever stayed and ended. until_s: after so much speech each live
+    beam is completed once instead. Let `process` look for loops: the engine does not see them across steps.
+
+    Source: Llasa, arXiv 2502.04128, section 3.4: a decision every 25 codes (0.5 s), width 16, branch 16.
+    """
+
+    width: int
+    branch: int
+    step_s: float = 0.5
+    until_s: float | None = None
+    process: Judge = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        _within("BeamSearch", 1, 10**6, width=self.width, branch=self.branch)
+        _within("BeamSearch", 0.001, 10**6, step_s=self.step_s, until_s=self.until_s)
+        if not self.process.partial:
+            parts = [p.name for p in self.process.rubric.parts if not (p.held_out or p.scorer.partial)]
+            found = f"{', '.join(map(repr, parts))} cannot judge partial audio"
+            raise ConfigError(f"Making BeamSearch: {found}. Give a `process` judge without, or use BestOfN.")
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """See `Search.run`; a wave is one step. At the deadline beams that ended by themselves are judged; if
+        there are none, the best beam is completed, which takes longer than was asked.
+        """
+        return _beams(_Run(job, means, deadline_s), self, None)
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """Beams for the beginning, best of N for the rest (the paper's partial PRM and ORM).
+
+    first: with `until_s`. then: its n completions are spread evenly over the live beams, best first.
+
+    Source: Llasa, arXiv 2502.04128, section 3.4: speaker similarity judges the first 2 s, word errors what is
+        complete, because beams all the way down raise similarity but cost variety and words.
+    """
+
+    first: BeamSearch
+    then: BestOfN
+
+    def __post_init__(self) -> None:
+        if self.first.until_s is None:
+            raise ConfigError("Making Hybrid: first.until_s is None. Set it, such as to 2.0.")
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """See `BeamSearch.run`; beams that ended before `until_s` are candidates too."""
+        return _beams(_Run(job, means, deadline_s), self.first, self.then.n)
+
+
+def search_for(effort: int, target: float | None = None, waves: bool = False) -> Search:
+    """Return the strategy that judges up to `effort` candidates, in waves of 4 if it may have to end early.
+
+    Args:
+        effort: 1 is `Sample`. target: value that is good enough. waves: there will be a deadline.
+
+    Raises:
+        ConfigError: effort is below 1, or the target is not in [0, 1].
+    """
+    _within("a search", 1, 10**6, effort=effort)
+    if effort == 1:
+        return Sample()
+    if target is None and not waves:
+        return BestOfN(effort)
+    return Adaptive(effort, min(4, effort), target)
+
+
+class _Run:
+    """A search under way: the one way to draw, to judge and to end, and what was spent."""
+
+    def __init__(self, job: Job, means: Means, deadline_s: float | None) -> None:
+        self.job, self.means = job, means
+        self.total, self.count, self.tokens = 0, 0, 0
+        self.best: float | None = None
+        self.generate_s, self.judge_s, self._slowest_s = 0.0, 0.0, 0.0
+        self._wave_began = time.perf_counter()
+        self._end = self._wave_began + (math.inf if deadline_s is None else deadline_s)
+
+    def draw(
+        self, asks: Sequence[tuple[Ids, SamplingParams]]
+    ) -> Generator[Progress, None, list[list[Generation]]]:
+        """Return the generations of requests that share the engine; begins a wave."""
+        self._wave_began = time.perf_counter()
+        requests: list[Request] = []
+        try:
+            for prompt, params in asks:
+                requests.append(self.means.engine.submit(prompt, params))
+            for step in chain.from_iterable(requests):
+                self.tokens += len(step.ids)
+                if step.finish is not None:
+                    yield self.progress()
+            return [request.result() for request in requests]
+        finally:
+            for request in requests:
+                request.cancel()
+            self.generate_s += time.perf_counter() - self._wave_began
+
+    def judge(self, judge: Judge, drawn: Sequence[Generation]) -> list[Judged]:
+        """Return the verdicts of candidates that were drawn; ends a wave."""
+        began = time.perf_counter()
+        judged = judge.judge([self._candidate(made) for made in drawn])
+        self.judge_s += time.perf_counter() - began
+        self._slowest_s = max(self._slowest_s, time.perf_counter() - self._wave_began)
+        return judged
+
+    def _candidate(self, made: Generation) -> Candidate:
+        mean = fmean(made.logprobs) if made.logprobs else None
+        return Candidate(self.job.utterance, self.means.codes(made.ids), made.finish, mean)
+
+    def late(self) -> bool:
+        """Tell whether another wave would end after the deadline."""
+        return time.perf_counter() + self._slowest_s > self._end
+
+    def progress(self) -> Progress:
+        return Progress(self.count, self.total, self.best)
+
+    def ranking(self, judged: Sequence[Judged], stop: str) -> Ranking:
+        _need_verdict(judged)
+        return Ranking(tuple(sorted(judged, key=_place)), self.tokens, stop, self.generate_s, self.judge_s)
+
+
+def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:
+    run.total = sum(params.n for params in waves)
+    found, stop = list[Judged](), f"all {run.total} candidates were drawn"
+    for params in waves:
+        if found and run.late():
+            stop = f"deadline: {len(found)} of {run.total} candidates were drawn"
+            break
+        (drawn,) = yield from run.draw([(run.job.prompt, params)])
+        found += run.judge(run.means.judge, drawn)
+        run.count, run.best = len(found), _best(found)
+        yield run.progress()
+        if target is not None and run.best is not None and run.best >= target:
+            stop = f"target: a candidate reached {run.best:.3f}, {target:g} was asked"
+            break
+    yield run.ranking(found, stop)
+
+
+def _beams(run: _Run, search: BeamSearch, n: int | None) -> Iterator[Progress | Ranking]:
+    """Grow beams, complete those still live by n candidates in all (None: one each), judge and rank."""
+    codes_per_s, longest = run.means.codes_per_s, run.job.params.max_tokens
+    step = max(1, round(search.step_s * codes_per_s))
+    limit = longest if search.until_s is None else min(longest, max(1, round(search.until_s * codes_per_s)))
+    run.total = math.ceil(limit / step) * search.width * search.branch + (n or search.width)
+    live, ended = yield from _grow(run, search, limit, step)
+    length, wanted = len(live[0].ids) if live else 0, n or len(live)
+    stop = f"beams were completed after {length / codes_per_s:.1f} s" if live else "all beams ended"
+    if live and run.late():
+        stop = f"deadline: beams were {length / codes_per_s:.1f} s long"
+        wanted = 0 if any(beam.finish == "stop" for beam in ended) else 1
+    live = live[:wanted]
+    shares = [wanted // len(live) + (i < wanted % len(live)) for i in range(len(live))]
+    completed = yield from _continued(run, live, shares, longest - length)
+    judged = run.judge(run.means.judge, _distinct([*ended, *completed]))
+    run.count, run.best = run.count + len(completed), _best(judged)
+    yield run.progress()
+    yield run.ranking(judged, stop)
+
+
+def _grow(
+    run: _Run, search: BeamSearch, limit: int, step: int
+) -> Generator[Progress, None, tuple[list[Generation], list[Generation]]]:
+    """Return the beams still live after `limit` codes, best first, and all that stayed and have ended."""
+    stayed, live, ended = list[tuple[Judged, Generation]](), [Generation([], "partial")], list[Generation]()
+    for length in range(0, limit, step):
+        if not live or (length and run.late()):
+            break
+        shares = [search.branch if length else search.width * search.branch] * len(live)
+        drawn = yield from _continued(run, live, shares, min(step, limit - length))
+        fresh = _distinct(drawn)
+        judged = run.judge(search.process, fresh)
+        _need_verdict(judged)
+        pool = [one for one in stayed if one[1].finish != "partial"] + list(zip(judged, fresh, strict=True))
+        stayed = sorted(pool, key=lambda one: _place(one[0]))[: search.width]
+        live = [beam for _, beam in stayed if beam.finish == "partial"]
+        ended = _distinct([*ended, *(beam for _, beam in stayed if beam.finish != "partial")])
+        run.count, run.best = run.count + len(drawn), _best([one for one, _ in stayed])
+        yield run.progress()
+    return live, ended
+
+
+def _continued(
+    run: _Run, beams: Sequence[Generation], shares: Sequence[int], length: int
+) -> Generator[Progress, None, list[Generation]]:
+    """Return the continuations of each beam, `shares` of them, by at most `length` ids."""
+    params, asks, first = run.job.params, list[tuple[Ids, SamplingParams]](), run.job.params.first
+    for beam, share in zip(beams, shares, strict=True):
+        least = min(max(params.min_tokens - len(beam.ids), 0), length)
+        changed = replace(params, n=share, first=first, min_tokens=least, max_tokens=length)
+        asks.append((run.job.prompt + beam.ids, changed))
+        first += share
+    drawn = yield from run.draw(asks)
+    return [
+        _joined(beam, more, length, params.max_tokens)
+        for beam, generations in zip(beams, drawn, strict=True)
+        for more in generations
+    ]
+
+
+def _joined(beam: Generation, more: Generation, length: int, longest: int) -> Generation:
+    ids, logprobs = beam.ids + more.ids, [*(beam.logprobs or ()), *(more.logprobs or ())]
+    # An engine that had no room for the whole step has truly ended.
+    paused = more.finish == "length" and len(more.ids) == length and len(ids) < longest
+    return Generation(ids, "partial" if paused else more.finish, logprobs)
+
+
+def _distinct(beams: Sequence[Generation]) -> list[Generation]:
+    """Return the beams without repeated ones."""
+    found: dict[tuple[tuple[int, ...], str], Generation] = {}
+    for beam in beams:
+        found.setdefault((tuple(beam.ids), beam.finish), beam)
+    return list(found.values())
+
+
+def _best(judged: Sequence[Judged]) -> float | None:
+    return max((one.score.value for one in judged if one.status == "scored" and one.score), default=None)
+
+
+def _place(judged: Judged) -> tuple[int, float, bool, bool]:
+    """Return a key that sorts best first, and of the bad ones those with speech."""
+    value, made = judged.score.value if judged.score else 0.0, judged.candidate
+    status = ("scored", "bad", "unjudged").index(judged.status)
+    return status, -value, not made.codes, made.finish not in ("stop", "partial")
+
+
+def _need_verdict(judged: Sequence[Judged]) -> None:
+    missed = [one.reason for one in judged if one.status == "unjudged"]
+    if missed and not any(one.status == "scored" for one in judged):  # a bad one must not win by default
+        found = f"none was scored, and {len(missed)} got no verdict, the first for this reason: {missed[0]}"
+        raise ScorerError(f"Judging {len(judged)} candidates: {found} Mend or replace the scorer.")
+
+
+def _within(made: str, low: float, high: float, **numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not low <= number <= high:
+            raise ConfigError(f"Making {made}: {name} is {number}. Set it to one from {low:g} to {high:g}.")
