@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
+from scaling_report import EFFORTS, Run
 
 from listen import hear, words
 from llasa.core import Audio, Candidate, Utterance
 from llasa.recipe import read_recipe
 
-EFFORTS = (1, 2, 4, 8, 16)
 N = EFFORTS[-1]
 Row = dict[str, Any]
 
@@ -87,11 +87,15 @@ def judge(job: tuple[Row, Row]) -> Row:
     return {"index": row["index"], "verdicts": verdicts}
 
 
-def listen(job: tuple[Row, Row]) -> Row:
-    """Return what pocketsphinx hears in every candidate of a sentence."""
-    options, row = job
+def listen(job: tuple[Row, Row, set[int] | None]) -> Row:
+    """Return what pocketsphinx hears in the candidates of a sentence; None for those nobody asks for."""
+    options, row, wanted = job
     sounds = [one.audio or Audio(np.zeros(1600, np.float32), 16000) for one in restored(row, options)]
-    heard = [words(text) if (text := hear(sound)) else "" for sound in sounds]
+    asked = range(len(sounds)) if wanted is None else wanted
+    heard = [
+        (words(text) if (text := hear(sound)) else "") if number in asked else None
+        for number, sound in enumerate(sounds)
+    ]
     return {"index": row["index"], "text": words(row["text"]), "pocketsphinx": heard}
 
 
@@ -138,11 +142,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", nargs="+", default=["draw", "judge", "hear"])
     parser.add_argument("--judged", default="judge", help="name of the verdicts' file: one a recipe")
+    parser.add_argument("--first-group", action="store_true", help="hear only what the first group needs")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     lines = args.heldout.read_text(encoding="utf-8").splitlines()[args.skip : args.skip + args.lines]
     names = ("bundle", "voice", "temperature", "seed", "recipe")
-    options = {name: getattr(args, name) for name in names}
+    options = {name: getattr(args, name) for name in names} | {"groups": 1 if args.first_group else None}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "options.json").write_text(json.dumps(options) + "\n", encoding="utf-8")
     drawn = kept(
@@ -157,7 +162,15 @@ def main() -> None:
     if "time" in args.steps:
         (args.out / "time.json").write_text(json.dumps(timed(options, lines[:10])) + "\n", encoding="utf-8")
     if "hear" in args.steps:
-        kept(args.out / "hear.jsonl", jobs, listen, args.processes)
+        run = Run.read(args.out, args.judged) if args.first_group else None
+        asked = [None if run is None else run.asked(number) for number in range(len(drawn))]
+        pairs = zip(drawn, asked, strict=True)
+        kept(
+            args.out / "hear.jsonl",
+            [(row["index"], (options, row, who)) for row, who in pairs],
+            listen,
+            args.processes,
+        )
 
 
 if __name__ == "__main__":

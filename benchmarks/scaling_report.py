@@ -1,7 +1,8 @@
 """Tables and plots of what `scaling.py` kept: errors above the codec copy against compute, and failures.
 
 Effort k is the judge's choice among k neighbouring candidates, averaged over all 16 / k disjoint groups, so
-effort 1 is the mean of 16 first tries. Intervals are 95 % percentile bootstraps over sentences.
+effort 1 is the mean of 16 first tries; after `--first-group` only the first group counts. Intervals are 95 %
+percentile bootstraps over sentences.
 """
 
 import argparse
@@ -31,12 +32,18 @@ class Run:
     verdicts: list[Row]
     heard: list[Row]
     seconds: dict[str, float]
+    groups: int | None
 
     @classmethod
     def read(cls, folder: Path, judged: str) -> "Run":
         time = folder / "time.json"
         seconds = json.loads(time.read_text()) if time.exists() else {}
-        return cls(*(rows(folder / f"{name}.jsonl") for name in ("draw", judged, "hear")), seconds)
+        groups = json.loads((folder / "options.json").read_text()).get("groups")
+        return cls(*(rows(folder / f"{name}.jsonl") for name in ("draw", judged, "hear")), seconds, groups)
+
+    def asked(self, sentence: int) -> set[int]:
+        """Return the candidates that the first group of each effort chooses."""
+        return {self.winners(sentence, effort)[0] for effort in EFFORTS}
 
     def chosen(self, sentence: int, numbers: Sequence[int]) -> int:
         """Return the judge's choice among some candidates of a sentence."""
@@ -53,7 +60,8 @@ class Run:
     def winners(self, sentence: int, effort: int) -> list[int]:
         """Return the choice of each group of `effort` candidates."""
         count = len(self.drawn[sentence]["candidates"])
-        return [self.chosen(sentence, range(i, i + effort)) for i in range(0, count - effort + 1, effort)]
+        starts = range(0, count - effort + 1, effort)[: self.groups]
+        return [self.chosen(sentence, range(start, start + effort)) for start in starts]
 
     def mean(self, effort: int, errors: Callable[[int, int], float]) -> Errors:
         """Return the mean over groups of what `errors(sentence, candidate)` says of the winners."""
@@ -71,6 +79,8 @@ class Run:
 
 
 def rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return sorted(found, key=lambda row: row["index"])
 
