@@ -22,7 +22,6 @@ from scaling_report import EFFORTS, Run
 
 from listen import hear, words
 from llasa.core import Audio, Candidate, Utterance
-from llasa.recipe import read_recipe
 
 N = EFFORTS[-1]
 Row = dict[str, Any]
@@ -42,7 +41,8 @@ def opened(bundle: str):
 @cache
 def effort_of(bundle: str, recipe: str | None):
     """Return a search: the recipe's, else the bundle's with 16 candidates."""
-    return opened(bundle).effort(None if recipe else N, read_recipe(recipe) if recipe else None)
+    synthesizer = opened(bundle)
+    return synthesizer.effort(None if recipe else N, synthesizer.recipe(recipe))
 
 
 def draw(job: tuple[Row, str]) -> Row:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from llasa import config
+from llasa.errors import ConfigError
 from llasa.judge import Judge, JudgeBlock, PartBlock, build_judge
 from llasa.scorers.base import Parts
 from llasa.search import BeamSearch, BestOfN, Fallback, Hybrid, Search, search_for
@@ -59,13 +60,28 @@ class Recipe(BaseModel):
     style: StyleBlock = StyleBlock()
 
 
-def read_recipe(path: str | PathLike[str]) -> Recipe:
+class _Written(Recipe):
+    """A recipe as it stands in a file."""
+
+    judge: JudgeBlock | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    search: SearchBlock | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+def read_recipe(path: str | PathLike[str], own: str | PathLike[str] | None = None) -> Recipe:
     """Return the recipe in a TOML file.
 
+    Args:
+        own: where to take [judge] from if the file has a [search] only.
+
     Raises:
-        ConfigError: the file is missing or no TOML, it has no [judge], or a key is unknown or wrong.
+        ConfigError: the file is missing or no TOML, there is no [judge], or a key is unknown or wrong.
     """
-    return config.tables(path, Recipe)
+    written = config.tables(path, _Written)
+    if written.judge is None and (own is None or written.search is None):
+        raise ConfigError(f"Reading '{path}': found no [judge] table. Add one with its scorers.")
+    judge = written.judge or read_recipe(own or path).judge
+    search = written.search or SearchBlock()
+    return Recipe(judge=judge, process=written.process, search=search, style=written.style)
 
 
 def with_style(recipe: Recipe, style: Style) -> Recipe:

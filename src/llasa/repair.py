@@ -17,7 +17,8 @@ from llasa.judge import Judge
 from llasa.recognizers.base import Recognizer
 from llasa.scorers.wer import ErrorRate
 from llasa.search import Job
-from llasa.synthesizer import Effort, Spoken, Synthesizer
+from llasa.spoken import Spoken
+from llasa.synthesizer import Effort, Synthesizer
 
 FIRST_NUMBER = 1 << 16  # candidates from here on are beyond those of any search
 MARGIN_S = 0.08  # before the span: a sound begins before its word is heard to begin

@@ -6,14 +6,11 @@ It must not know files of sound, command lines or the inside of any part.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import tee
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import Any
-
-import numpy as np
 
 from llasa import config
 from llasa.bundle import Bundle, load_bundle
@@ -24,7 +21,7 @@ from llasa.judge import Judge, build_judge
 from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import Recipe, build_search, read_recipe
 from llasa.search import Job, Means, Progress, Ranking, Search
-from llasa.stream import join
+from llasa.spoken import Spoken, concatenated, voiced
 from llasa.text.normalize import Normalized, normalize
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
@@ -36,43 +33,10 @@ START_S, CHARACTERS_PER_S = 0.5, 18.0
 LONGEST, LONGEST_EXTRA_S = 2.5, 1.0
 # No word is shorter: before this the end marker can only be a mistake.
 SHORTEST_S = 0.2
-EDGE_SILENCE_S = 0.1  # kept at the ends of a segment: pauses are the text's business
 
 VoiceLike = Voice | str | PathLike[str]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """One segment, said.
-
-    candidate: its `audio` is None if it has no codes. number, total: which of how many segments, from 1.
-    dropped: pieces of the text that could not be said. stats: the engine's seconds and counts, and `codec_s`;
-    of a search, its seconds and counts. ranking: all that was tried, if it was searched for.
-    """
-
-    segment: Segment
-    candidate: Candidate
-    number: int = 1
-    total: int = 1
-    dropped: tuple[str, ...] = ()
-    stats: Mapping[str, float] = field(default_factory=dict[str, float])
-    ranking: Ranking | None = None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a listener should know, one sentence each; nothing if all went well."""
-        place, finish = f"Segment {self.number} of {self.total}", self.candidate.finish
-        found = [f"{place}: could not say {' '.join(map(repr, self.dropped))}."] if self.dropped else []
-        if self.candidate.audio is None:
-            return (*found, f"{place}: no speech came ({finish}).")
-        if self.ranking and self.ranking.judged[0].status == "bad":
-            found.append(f"{place}: no candidate passed ({self.ranking.judged[0].reason}).")
-        return (*found, *([f"{place}: ended by {_ENDS[finish]}."] if finish in _ENDS else []))
-
-
-_ENDS = {"length": "the length limit, words may be missing", "loop": "a loop, words may be missing"}
 
 
 @dataclass(frozen=True)
@@ -206,12 +170,17 @@ class Synthesizer:
         search = build_search(recipe, judge, self.bundle.parts, n, target, waves)
         return Effort(search, judge, deadline_s, deadline_x, recipe.search.temperature)
 
-    def recipe(self) -> Recipe:
-        """Return the bundle's own recipe for judge and search.
+    def recipe(self, path: str | PathLike[str] | None = None) -> Recipe:
+        """Return the recipe in a file, with the bundle's own [judge] if it has a [search] only.
+
+        Args:
+            path: the bundle's own recipe if None.
 
         Raises:
-            ConfigError: it has none.
+            ConfigError: the bundle has no judge of its own, or the file is no recipe.
         """
+        if path is not None:
+            return read_recipe(path, self.bundle.judge)
         if self.bundle.judge is None:
             found = f"bundle '{self.bundle.name}' has no judge of its own"
             raise ConfigError(f"Searching: {found}. Name a recipe with a [judge] table, or use effort 1.")
@@ -378,29 +347,6 @@ def load(
 ) -> Synthesizer:
     """Return a synthesizer over a bundle; arguments and errors as for `bundle.load_bundle`."""
     return Synthesizer(load_bundle(name_or_path, device, dtype, words))
-
-
-def voiced(spoken: Iterable[Spoken]) -> Iterator[Audio]:
-    """Yield the sounds of segments as they come, with the pauses that their text asks for.
-
-    Raises:
-        EngineError: none of them has any sound.
-    """
-    heard, again = tee(one for one in spoken if one.candidate.audio is not None)
-    sounds = (one.candidate.audio for one in heard if one.candidate.audio is not None)
-    pauses = (one.segment.pause_s for one in again)
-    silent = True
-    for piece in join(sounds, pauses, max_silence_s=EDGE_SILENCE_S):
-        silent = False
-        yield piece
-    if silent:
-        raise EngineError("Speaking: no segment came out with any speech. Try another seed or voice.")
-
-
-def concatenated(pieces: Iterable[Audio]) -> Audio:
-    """Return the pieces of a stream, at least one and all of one rate, as one sound."""
-    parts = list(pieces)
-    return Audio(np.concatenate([part.samples for part in parts]), parts[0].sample_rate)
 
 
 def _warn(spoken: Spoken) -> None:

@@ -17,7 +17,8 @@ from llasa.recognizers.base import TextForm, Transcript
 from llasa.repair import FIRST_NUMBER, MARGIN_S, Repaired, failing_spans, repair
 from llasa.scorers.wer import ErrorRate
 from llasa.search import Ranking, Sample
-from llasa.synthesizer import Effort, Spoken, Synthesizer
+from llasa.spoken import Spoken
+from llasa.synthesizer import Effort, Synthesizer
 from llasa.text.reading import Reader
 from llasa.text.segment import segment
 

@@ -15,7 +15,8 @@ from llasa.core import Finish, Generation, Ids, SamplingParams
 from llasa.engines.base import Step
 from llasa.errors import BundleError, ConfigError, EngineError, InputError
 from llasa.prompt import SPEECH_START, TEXT_END, TEXT_START, speech_token
-from llasa.synthesizer import Synthesizer, concatenated, load, voiced
+from llasa.spoken import concatenated, voiced
+from llasa.synthesizer import Synthesizer, load
 from llasa.text.segment import segment
 from llasa.voice import save
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llasa import audio, load
+from llasa.errors import ConfigError
 from llasa.recipe import read_recipe
 from llasa.synthesizer import Synthesizer
 from tests.conftest import STARTER, Ran
@@ -107,7 +108,7 @@ def test_refused_before_anything_is_written(run: Run, tmp_path: Path, flags: lis
         ('[judge]\n[[judge.scorers]]\nname = "wer"\nrecogniser = "bundle"\n', "recognizer"),
         ('[judge]\n[[judge.scorers]]\nname = "wer"\nrecognizer = "bundel"\n', "bundle"),
         ('[judge]\nscorers = []\n', "scorers"),
-        ('[search]\nn = 2\n', "judge"),
+        ('[data]\nn = 2\n', "judge"),
         ('[judge]\n[[judge.scorers]]\nname = "nll"\n[search]\nstrategy = "beam"\n', "nll"),
     ],
 )  # fmt: skip
@@ -149,3 +150,13 @@ def test_the_starters_recipe_needs_no_extra_and_holds_one_recogniser_out() -> No
     parts = read_recipe(STARTER / "judge.toml").judge.scorers
     assert any(part.held_out for part in parts)
     assert not {"similarity", "naturalness", "emotion"} & {part.name for part in parts}
+
+
+def test_a_recipe_with_a_search_only_is_judged_by_the_bundles_own(
+    starter: Synthesizer, tmp_path: Path
+) -> None:
+    (tmp_path / "r.toml").write_text('[search]\nstrategy = "fallback"\ntarget = 0.0\n')
+    recipe = starter.recipe(tmp_path / "r.toml")
+    assert recipe.judge == starter.recipe().judge and recipe.search.strategy == "fallback"
+    with pytest.raises(ConfigError, match="judge"):
+        read_recipe(tmp_path / "r.toml")

@@ -11,7 +11,7 @@ from llasa.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from llasa.core import Audio, Judged
-    from llasa.synthesizer import Spoken
+    from llasa.spoken import Spoken
 
 COLUMNS, SHOWN = 4, 32
 

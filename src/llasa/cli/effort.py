@@ -16,7 +16,8 @@ from llasa.errors import ConfigError
 if TYPE_CHECKING:
     from llasa.receipt import Receipt, SegmentReceipt
     from llasa.search import Progress
-    from llasa.synthesizer import Effort, Spoken, Synthesizer
+    from llasa.spoken import Spoken
+    from llasa.synthesizer import Effort, Synthesizer
 
 STYLED_EFFORT = 8
 
@@ -68,10 +69,10 @@ class Wanted:
 
     def effort_of(self, synthesizer: "Synthesizer") -> "Effort":
         """Return the search that the flags ask for."""
-        from llasa.recipe import read_recipe, with_style
+        from llasa.recipe import with_style
         from llasa.style import parse_style
 
-        recipe = read_recipe(self.judge) if self.judge else synthesizer.recipe()
+        recipe = synthesizer.recipe(self.judge)
         if self.style is not None:
             recipe = with_style(recipe, parse_style(self.style))
         n = self.effort

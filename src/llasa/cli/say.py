@@ -18,7 +18,8 @@ from llasa.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from llasa.core import Audio, Voice
     from llasa.receipt import Receipt
-    from llasa.synthesizer import Effort, Spoken, Synthesizer
+    from llasa.spoken import Spoken
+    from llasa.synthesizer import Effort, Synthesizer
 
 EPILOG = examples(
     'llasa say "Hello there."',
@@ -97,7 +98,7 @@ def say(
     recording = _recording(ref_audio, ref_text, voice)
     pronunciations = _pronunciations()
     from llasa.audio import encode, write
-    from llasa.synthesizer import concatenated, voiced
+    from llasa.spoken import concatenated, voiced
 
     synthesizer = _opened(bundle, pronunciations)
     speaker = _cloned(synthesizer, recording, ref_text or "") if recording else synthesizer.voice(voice)
