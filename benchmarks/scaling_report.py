@@ -16,7 +16,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from llasa.core import Candidate, Judged, Score, Utterance
-from llasa.search import ranked
+from llasa.search import place
 
 EFFORTS = (1, 2, 4, 8, 16)
 SKIPPED_WORDS = 3  # in a row of which nothing was heard
@@ -55,7 +55,7 @@ class Run:
             score = None if verdict["value"] is None else Score(verdict["value"], {"number": number})
             one = Candidate(utterance, drawn["codes"], drawn["finish"])
             judged.append(Judged(one, score, verdict["status"], str(number)))
-        return int(ranked(judged)[0].reason)
+        return int(min(judged, key=place).reason)
 
     def winners(self, sentence: int, effort: int) -> list[int]:
         """Return the choice of each group of `effort` candidates."""

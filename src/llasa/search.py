@@ -279,7 +279,7 @@ class _Run:
 
     def ranking(self, judged: Sequence[Judged], stop: str) -> Ranking:
         _need_verdict(judged)
-        return Ranking(tuple(sorted(judged, key=_place)), self.tokens, stop, self.generate_s, self.judge_s)
+        return Ranking(tuple(sorted(judged, key=place)), self.tokens, stop, self.generate_s, self.judge_s)
 
 
 def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:
@@ -334,7 +334,7 @@ def _grow(
         judged = run.judge(search.process, fresh)
         _need_verdict(judged)
         pool = [one for one in stayed if one[1].finish != "partial"] + list(zip(judged, fresh, strict=True))
-        stayed = sorted(pool, key=lambda one: _place(one[0]))[: search.width]
+        stayed = sorted(pool, key=lambda one: place(one[0]))[: search.width]
         live = [beam for _, beam in stayed if beam.finish == "partial"]
         ended = _distinct([*ended, *(beam for _, beam in stayed if beam.finish != "partial")])
         run.count, run.best = run.count + len(drawn), _best([one for one, _ in stayed])
@@ -379,7 +379,7 @@ def _best(judged: Sequence[Judged]) -> float | None:
     return max((one.score.value for one in judged if one.status == "scored" and one.score), default=None)
 
 
-def _place(judged: Judged) -> tuple[int, float, bool, bool]:
+def place(judged: Judged) -> tuple[int, float, bool, bool]:
     """Return a key that sorts best first, and of the bad ones those with speech."""
     value, made = judged.score.value if judged.score else 0.0, judged.candidate
     status = ("scored", "bad", "unjudged").index(judged.status)
