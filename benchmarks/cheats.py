@@ -1,7 +1,10 @@
 """Whether a judge can be cheated: planted defects, mild to hopeless, against what it makes of them.
 
-Lines and seeds are fixed, speech is the bundle's own, as it comes. Each defect of `llasa.defects` makes one
-chain an utterance: clean, mild, ..., hopeless. Every pair of a chain must be in the right order, strictly.
+Lines and seeds are fixed. The speech is the bundle's own, the best of four attempts by its own judge: cheats
+are planted in speech that is right, because what is wrong already (words too many, say) can be made better by
+a cut. Each defect of `llasa.defects` makes one chain an utterance: clean, mild, ..., hopeless. Every pair of
+a chain must be in the right order, strictly. The rubric was tuned on the first seven lines (`--skip 0`);
+others are used by default.
 """
 
 import argparse
@@ -21,13 +24,25 @@ from llasa import load
 from llasa.core import Candidate
 from llasa.defects import DEFECTS
 from llasa.judge import Judge, build_judge
-from llasa.ladders import planted, spoken
+from llasa.ladders import planted
 from llasa.recipe import read_recipe
 from llasa.synthesizer import Synthesizer
 
 VOICES = ("rufus", "angus", "kalle")
 MUST_SHOW = 0.99
+EFFORT = 4
 Chain = list[float | None]
+
+
+def spoken(synthesizer: Synthesizer, lines: Sequence[str], skip: int, seed: int) -> list[Candidate]:
+    """Return each line but the first ones by each voice, searched for, but for those that did not end."""
+    effort = synthesizer.effort(EFFORT)
+    found = [
+        next(synthesizer.speak(line, voice, seed + number, effort)).candidate
+        for number, line in enumerate(lines[skip:], skip)
+        for voice in VOICES
+    ]
+    return [one for one in found if one.finish == "stop" and one.audio is not None]
 
 
 def chains_of(synthesizer: Synthesizer, judge: Judge, clean: Sequence[Candidate]) -> dict[str, list[Chain]]:
@@ -119,6 +134,7 @@ def main() -> None:
     parser.add_argument("--bundle", default="starter")
     parser.add_argument("--judge", help="recipe; the bundle's own if left out")
     parser.add_argument("--heldout", type=Path, default=Path("tests/data/heldout.txt"))
+    parser.add_argument("--skip", type=int, default=7, help="lines left out before them")
     parser.add_argument("--lines", type=int, default=7, help="each by three voices: 102 pairs an utterance")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="PNG to draw")
@@ -128,15 +144,15 @@ def main() -> None:
     synthesizer = load(args.bundle)
     recipe = read_recipe(args.judge) if args.judge else synthesizer.recipe()
     judge = build_judge(recipe.judge, synthesizer.bundle.parts)
-    lines = args.heldout.read_text(encoding="utf-8").splitlines()[: args.lines]
-    clean = spoken(synthesizer, lines, VOICES, args.seed)
+    lines = args.heldout.read_text(encoding="utf-8").splitlines()[: args.skip + args.lines]
+    clean = spoken(synthesizer, lines, args.skip, args.seed)
     found = chains_of(synthesizer, judge, clean)
     rows = [row_of(cheat, chains) for cheat, chains in found.items()]
     n_pairs = sum(row["pairs"] for row in rows)
     report = {
         "utterances": len(clean),
         "speech": speech_of(clean, found),
-        "unended": len(lines) * len(VOICES) - len(clean),
+        "unended": len(lines[args.skip :]) * len(VOICES) - len(clean),
         "pairs": n_pairs,
         "ordered": sum(row["ordered"] * row["pairs"] for row in rows) / n_pairs,
         "monotone_chains": sum(row["monotone_chains"] for row in rows) / len(rows),

@@ -19,6 +19,7 @@ _WINDOW_S = 0.03  # of overlap-add: two periods of a low voice
 _FADE_S = 0.005  # at the ends of pieces that are put together
 _CLICK = 0.5
 _FILTER_ORDER = 8
+_VOICED = 0.6  # aperiodicity: a creaky voice, too, is to be flattened throughout
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def monotone(audio: Audio, severity: float, seed: int, other: Audio) -> np.ndarr
     Source: TD-PSOLA, E. Moulines and F. Charpentier, *Pitch-synchronous waveform processing techniques for
     text-to-speech synthesis using diphones* (1990).
     """
-    pitch, rate = track(audio), audio.sample_rate
+    pitch, rate = track(audio, _VOICED), audio.sample_rate
     if not len(pitch.voiced_hz):
         return audio.samples
     f0 = pitch.f0_hz

@@ -14,7 +14,8 @@ LOW_HZ, HIGH_HZ = 60.0, 500.0
 _RATE_HZ = 8_000  # enough for the harmonics that matter; half the work
 _SMOOTHED_S = 0.001  # a moving average this long leaves the lowest harmonics, which even a noisy codec keeps
 _WINDOW_S = 0.03
-_DIP, _VOICED = 0.15, 0.45  # aperiodicity of a lag taken at once, and of the worst frame still called voiced
+VOICED = 0.45  # aperiodicity of the worst frame still called voiced
+_DIP = 0.15  # of a lag taken at once
 _FLOOR_DB = -40.0  # frames quieter than this, relative to the loud ones, are never voiced
 _SHORTEST = 5  # frames of a voiced stretch
 _MEDIAN = 5  # frames; slips of one or two frames at its edges vanish
@@ -22,9 +23,13 @@ _MEDIAN = 5  # frames; slips of one or two frames at its edges vanish
 
 @dataclass(frozen=True)
 class Pitch:
-    """f0_hz: float64 [F], Hz, 0 where unvoiced; frame i stands for the sound around `i * hop_s` seconds."""
+    """F0 over time; frame i stands for the sound around `i * hop_s` seconds.
+
+    f0_hz: float64 [F], Hz, 0 where unvoiced. certainty: float64 [F], from 0, unvoiced, to 1, wholly periodic.
+    """
 
     f0_hz: np.ndarray
+    certainty: np.ndarray
     hop_s: float
 
     @property
@@ -33,28 +38,31 @@ class Pitch:
         return self.f0_hz[self.f0_hz > 0]
 
 
-def track(audio: Audio) -> Pitch:
+def track(audio: Audio, voiced: float = VOICED) -> Pitch:
     """Return the fundamental frequency of speech, every 10 ms, from 60 to 500 Hz.
 
     It is found twice, the second time near the speaker's own range, which rids it of most octave errors.
 
     Args:
         audio: one speaker, any rate from 8 kHz on, any length.
+        voiced: aperiodicity, 0 to 1, from which on a frame is unvoiced; more takes in creaky voice and slips.
 
     Source: YIN, A. de Cheveigné and H. Kawahara (2002), equations 6 to 8, without its last step; the range
     of the second pass after C. De Looze and D. Hirst, *Detecting changes in key and range* (2008).
     """
     n_frames = round(audio.duration_s / HOP_S)
     if not n_frames or not audio.samples.any():
-        return Pitch(np.zeros(n_frames), HOP_S)
+        return Pitch(np.zeros(n_frames), np.zeros(n_frames), HOP_S)
     samples, rate = _reduced(audio)
     aperiodicity, level_db = _aperiodicity(samples, rate, n_frames)
     loud = level_db > np.percentile(level_db, 95) + _FLOOR_DB
-    f0 = _chosen(aperiodicity, loud, rate, LOW_HZ, HIGH_HZ)
+    certainty, f0 = _chosen(aperiodicity, rate, LOW_HZ, HIGH_HZ, loud, voiced)
     if (f0 > 0).any():
         low, high = np.percentile(f0[f0 > 0], (25, 75)) * (0.75, 1.8)
-        f0 = _chosen(aperiodicity, loud, rate, max(low, LOW_HZ), min(high, HIGH_HZ))
-    return Pitch(_smoothed(_long_stretches(f0)), HOP_S)
+        low, high = max(low, LOW_HZ), min(high, HIGH_HZ)
+        certainty, f0 = _chosen(aperiodicity, rate, low, high, loud, voiced)
+    smooth = _smoothed(_long_stretches(f0))
+    return Pitch(smooth, np.where(smooth > 0, certainty, 0.0), HOP_S)
 
 
 def _reduced(audio: Audio) -> tuple[np.ndarray, float]:
@@ -86,8 +94,10 @@ def _aperiodicity(samples: np.ndarray, rate: float, n_frames: int) -> tuple[np.n
     return difference / np.maximum(mean, 1e-9), 10 * np.log10(energy[:, 0] / window + 1e-12)
 
 
-def _chosen(aperiodicity: np.ndarray, loud: np.ndarray, rate: float, low: float, high: float) -> np.ndarray:
-    """Return F0 [F] from the first deep dip, or else the deepest, between two frequencies."""
+def _chosen(
+    aperiodicity: np.ndarray, rate: float, low: float, high: float, loud: np.ndarray, worst: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return certainty and F0 [F] from the first deep dip, or else the deepest, between two frequencies."""
     first, last = max(int(rate / high), 2), min(int(np.ceil(rate / low)), aperiodicity.shape[1] - 2)
     inside = aperiodicity[:, first : last + 1]
     before, after = aperiodicity[:, first - 1 : last], aperiodicity[:, first + 1 : last + 2]
@@ -99,8 +109,8 @@ def _chosen(aperiodicity: np.ndarray, loud: np.ndarray, rate: float, low: float,
     left, here, right = before[rows, place], inside[rows, place], after[rows, place]
     bend = left - 2 * here + right
     shift = np.where(bend > 0, (left - right) / np.maximum(2 * bend, 1e-12), 0).clip(-0.5, 0.5)
-    voiced = loud & dips[rows, place] & (here < _VOICED)
-    return np.where(voiced, rate / (first + place + shift), 0.0)
+    voiced = loud & dips[rows, place] & (here < worst)
+    return 1 - here / worst, np.where(voiced, rate / (first + place + shift), 0.0)
 
 
 def _long_stretches(f0: np.ndarray) -> np.ndarray:

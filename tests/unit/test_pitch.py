@@ -48,6 +48,17 @@ def test_noise_and_silence_have_no_pitch() -> None:
     assert not track(Audio(np.zeros(32000, np.float32), 16000)).f0_hz.any()
 
 
+def test_rough_sound_is_less_certain_and_voiced_only_if_asked_for() -> None:
+    clean, noise = voiced(120, 1.0), np.random.default_rng(0).normal(size=16000).astype(np.float32)
+    certain = [
+        track(Audio(clean.samples + level * noise, 16000)).certainty.mean() for level in (0, 0.02, 0.06)
+    ]
+    assert certain[0] > 0.95
+    assert certain[0] > certain[1] > certain[2]
+    rough = Audio(clean.samples + np.float32(0.12) * noise, 16000)
+    assert len(track(rough, 0.8).voiced_hz) > len(track(rough).voiced_hz)
+
+
 def test_pauses_between_voiced_stretches_are_unvoiced() -> None:
     buzz, rest = voiced(120, 0.4).samples, np.zeros(4800, np.float32)
     found = track(Audio(np.concatenate([buzz, rest, buzz]), 16000)).f0_hz

@@ -106,6 +106,14 @@ def test_the_flatter_the_worse(voiced: bool) -> None:
     assert values[1] - values[-1] > 0.4
 
 
+def test_a_rough_stretch_of_another_pitch_does_not_widen_the_range() -> None:
+    steady, rough = spoken(range_st=0, syllables=14), spoken(range_st=0, pitch_hz=190, syllables=2).samples
+    hoarse = rough + np.random.default_rng(0).normal(scale=0.1, size=len(rough))
+    found = measure(Audio(np.concatenate([steady.samples, hoarse]).astype(np.float32), RATE))
+    assert found["f0_sd_st"] > 1
+    assert found["f0_range_st"] < 1
+
+
 def test_evenly_loud_speech_is_worse() -> None:
     values = [Case().value(spoken(swing=swing)) for swing in (0.8, 0.5, 0.2)]
     assert values == sorted(values, reverse=True)
@@ -116,7 +124,7 @@ def test_wild_pitch_is_worse_than_lively_pitch() -> None:
     assert Case().value(spoken(range_st=30, pitch_hz=200)) < Case().value(spoken(range_st=12, pitch_hz=200))
 
 
-@pytest.mark.parametrize("name", ["rufus", "angus"])
+@pytest.mark.parametrize("name", ["rufus", "angus", "kalle"])
 def test_flattened_recordings_are_ordered(name: str) -> None:
     voice = load_voice(STARTER / "voices" / f"{name}.safetensors")
     assert voice.reference is not None

@@ -128,7 +128,7 @@ def test_a_word_before_a_long_hang_up_is_found() -> None:
 
 
 def test_a_mark_allows_a_longer_pause() -> None:
-    sound = DEFECTS["paused"](spoken(), 0.8)
+    sound = DEFECTS["paused"](spoken(), 0.65)
     without, with_mark = (
         scored(Silence(), [sound], text=t)[0].value for t in ("the cat sat", "the cat, it sat")
     )

@@ -25,10 +25,11 @@ def measure(audio: Audio) -> dict[str, float]:
     """Return the prosody of speech.
 
     Returns:
-        `f0_median_hz`; `f0_range_st`, from the 5th to the 95th percentile, and `f0_sd_st`, semitones; all 0
-        where nothing is voiced. `level_db` of voiced frames, relative to full scale, and their spread
-        `level_sd_db`. `pauses`, how many of 0.15 s and more lie inside; `pause_share` of the time from the
-        first sound to the last; `pause_longest_s`. `voiced_share` of what is no pause; `speech_s` of it.
+        `f0_median_hz`; `f0_range_st`, from the 10th to the 90th percentile of frames weighed by how certain
+        their pitch is, and `f0_sd_st`, semitones; all 0 where nothing is voiced. `level_db` of voiced frames,
+        relative to full scale, and their spread `level_sd_db`. `pauses`, how many of 0.15 s and more lie
+        inside; `pause_share` of the time from the first sound to the last; `pause_longest_s`. `voiced_share`
+        of what is no pause; `speech_s` of it.
     """
     found = pitch.track(audio)
     levels_db = _levels(audio, len(found.f0_hz), found.hop_s)
@@ -36,7 +37,7 @@ def measure(audio: Audio) -> dict[str, float]:
     voiced = found.f0_hz > 0
     timing = _timing(levels_db > floor, found.hop_s)
     share = min(voiced.sum() * found.hop_s / timing["speech_s"], 1.0) if timing["speech_s"] else 0.0
-    return _melody(found.voiced_hz) | _energy(levels_db[voiced]) | timing | {"voiced_share": float(share)}
+    return _melody(found) | _energy(levels_db[voiced]) | timing | {"voiced_share": float(share)}
 
 
 def _levels(audio: Audio, n_frames: int, hop_s: float) -> np.ndarray:
@@ -47,12 +48,16 @@ def _levels(audio: Audio, n_frames: int, hop_s: float) -> np.ndarray:
     return 10 * np.log10(power + 1e-12)
 
 
-def _melody(voiced_hz: np.ndarray) -> dict[str, float]:
+def _melody(found: pitch.Pitch) -> dict[str, float]:
+    voiced_hz = found.voiced_hz
     if not len(voiced_hz):
         return {"f0_median_hz": 0.0, "f0_range_st": 0.0, "f0_sd_st": 0.0}
     median = np.median(voiced_hz)
     tones = 12 * np.log2(voiced_hz / median)
-    low, high = np.percentile(tones, (5, 95))
+    # In a creaky voice octaves are mistaken for each other, but not with certainty.
+    low, high = np.percentile(
+        tones, (10, 90), weights=found.certainty[found.f0_hz > 0], method="inverted_cdf"
+    )
     return {"f0_median_hz": float(median), "f0_range_st": float(high - low), "f0_sd_st": float(tones.std())}
 
 
@@ -85,7 +90,7 @@ class _Manner:
     """
 
     pitch_hz: float = 155.0
-    range_st: float = 6.0
+    range_st: float = 4.5
     level_db: float = -22.0
     level_sd_db: float = 7.0
     pause_share: float = 0.05

@@ -20,7 +20,7 @@ from llasa.text.marks import inner_marks
 _HOP_S, _WINDOW_S = 0.01, 0.032
 
 # Seconds allowed at the ends and between words; natural gaps: 0.16 s at most without a mark, 0.36 s at one.
-_LEAD_S, _TAIL_S, _GAP_S, _GAP_AT_MARK_S, _SHARE = 0.3, 0.5, 0.4, 1.0, 0.35
+_LEAD_S, _TAIL_S, _GAP_S, _GAP_AT_MARK_S, _SHARE = 0.3, 0.5, 0.4, 0.7, 0.35
 # Natural tails are 0.06 s and longer: one shorter than this was cut off, at worst worth this much silence.
 _CUT_OFF_S, _CUT_OFF = 0.05, 0.2
 _SILENT_DB = -35.0  # relative to the loud frames
@@ -59,8 +59,8 @@ class Silence:
     """Looks for silence where there should be speech.
 
     value: 1 / (1 + seconds of silence beyond what is allowed): 0.3 s before, 0.5 s after, 0.4 s between words
-    or 1 s at a punctuation mark, and 35 % of the time between the first sound and the last. An end without a
-    tail, which was cut off, counts like up to 0.2 s; the value is 0 when all is silent. measures: `lead_s`,
+    or 0.7 s at a punctuation mark, and 35 % of the time between the first sound and the last. An end without
+    a tail, which was cut off, counts like up to 0.2 s; the value is 0 when all is silent. measures: `lead_s`,
     `tail_s`, `gap_s` (the longest inside), `silence_share` (inside), `silence_s` (too many). The tail of an
     unfinished candidate counts for nothing.
     """
