@@ -163,7 +163,10 @@ def main() -> None:
         (args.out / "time.json").write_text(json.dumps(timed(options, lines[:10])) + "\n", encoding="utf-8")
     if "hear" in args.steps:
         run = Run.read(args.out, args.judged) if args.first_group else None
-        asked = [None if run is None else run.asked(number) for number in range(len(drawn))]
+        asked = [
+            None if run is None else run.asked(number, args.recipe is not None)
+            for number in range(len(drawn))
+        ]
         pairs = zip(drawn, asked, strict=True)
         kept(
             args.out / "hear.jsonl",

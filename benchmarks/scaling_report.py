@@ -41,9 +41,10 @@ class Run:
         groups = json.loads((folder / "options.json").read_text()).get("groups")
         return cls(*(rows(folder / f"{name}.jsonl") for name in ("draw", judged, "hear")), seconds, groups)
 
-    def asked(self, sentence: int) -> set[int]:
-        """Return the candidates that the first group of each effort chooses."""
-        return {self.winners(sentence, effort)[0] for effort in EFFORTS}
+    def asked(self, sentence: int, of_a_search: bool) -> set[int]:
+        """Return the result of a search, or the candidates that the first group of each effort chooses."""
+        efforts = (len(self.drawn[sentence]["candidates"]),) if of_a_search else EFFORTS
+        return {self.winners(sentence, effort)[0] for effort in efforts}
 
     def chosen(self, sentence: int, numbers: Sequence[int]) -> int:
         """Return the judge's choice among some candidates of a sentence."""

@@ -233,15 +233,21 @@ def trim_silence(audio: Audio, keep_s: float = 0.1, floor_db: float = -40.0) -> 
     Returns:
         A view on the samples; all of them if the sound is shorter than a frame.
     """
+    start, end = sounding(audio, keep_s, floor_db)
+    return Audio(audio.samples[start:end], audio.sample_rate)
+
+
+def sounding(audio: Audio, keep_s: float = 0.1, floor_db: float = -40.0) -> tuple[int, int]:
+    """Return [start, end), samples, of what `trim_silence` keeps."""
     frame = max(audio.sample_rate // 100, 1)
     frames = audio.samples[: len(audio.samples) // frame * frame].reshape(-1, frame)
     if not len(frames):
-        return audio
+        return 0, len(audio.samples)
     power = np.square(frames, dtype=np.float64).mean(axis=1)
     loud = np.flatnonzero(power >= power.max() * 10 ** (floor_db / 10))
     keep = round(keep_s * audio.sample_rate)
     start, end = loud[0] * frame - keep, (loud[-1] + 1) * frame + keep
-    return Audio(audio.samples[max(start, 0) : end], audio.sample_rate)
+    return max(int(start), 0), min(int(end), len(audio.samples))
 
 
 class _Pipe:

@@ -6,7 +6,6 @@ Must not know how the parts work together.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -300,17 +299,6 @@ def _damaged(folder: Path, found: str) -> BundleError:
 def _toml(manifest: Manifest) -> str:
     values = manifest.model_dump(exclude_none=True)
     tables = {key: values.pop(key) for key in TABLES}
-    return _lines(values) + "".join(f"\n[{key}]\n{_lines(table)}" for key, table in tables.items())
-
-
-def _lines(values: Mapping[str, object]) -> str:
-    return "".join(f"{_key(key)} = {_plain(value)}\n" for key, value in values.items())
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _plain(key)
-
-
-def _plain(value: object) -> str:
-    # JSON's strings, numbers and booleans are TOML's too, but for an unescaped DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return config.lines(values) + "".join(
+        f"\n[{key}]\n{config.lines(table)}" for key, table in tables.items()
+    )

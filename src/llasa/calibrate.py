@@ -7,10 +7,9 @@ from, command lines.
 Shapes: C candidates, P graded parts that steer, K pairs.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -269,20 +268,8 @@ def to_toml(block: JudgeBlock, comments: Sequence[str] = ()) -> str:
     Args:
         comments: lines above it.
     """
-    lines = [f"# {line}".rstrip() for line in comments]
+    above = "".join(f"# {line}".rstrip() + "\n" for line in comments)
     own = block.model_dump(exclude={"scorers"}, exclude_defaults=True) | {"combine": block.combine}
-    lines += ["[judge]", *_settings(own)]
-    for part in block.scorers:
-        options = part.model_extra or {}
-        lines += ["", "[[judge.scorers]]", *_settings(part.model_dump(exclude_defaults=True) | options)]
-    return "\n".join(lines) + "\n"
-
-
-def _settings(values: Mapping[str, object]) -> list[str]:
-    return [f"{key} = {_literal(value)}" for key, value in values.items() if value is not None]
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_literal(v)}" for k, v in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)
+    parts = [part.model_dump(exclude_defaults=True) | (part.model_extra or {}) for part in block.scorers]
+    tables = [f"[judge]\n{config.lines(own)}", *(f"[[judge.scorers]]\n{config.lines(one)}" for one in parts)]
+    return above + "\n".join(tables)

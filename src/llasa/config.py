@@ -1,9 +1,11 @@
-"""TOML files and `field=value` words to frozen, strict pydantic models.
+"""TOML files and `field=value` words to frozen, strict pydantic models, and values back to TOML.
 
 A model stands beside the code that uses it and sets `model_config = STRICT`; this file knows no model.
 """
 
 import difflib
+import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -92,6 +94,28 @@ def assignments(words: Sequence[str]) -> dict[str, object]:
         if not field.strip() or not sign:
             raise ConfigError(f"Reading a setting: found {field + sign!r}. Write it as field=value.")
     return {field.strip(): _value(text.strip()) for field, _, text in pairs}
+
+
+def lines(values: Mapping[str, object]) -> str:
+    """Return values as the lines of a TOML table; None is left out."""
+    kept = {key: value for key, value in values.items() if value is not None}
+    return "".join(f"{_key(key)} = {literal(value)}\n" for key, value in kept.items())
+
+
+def literal(value: object) -> str:
+    """Return a text, number, boolean, list or table as TOML writes it in one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {literal(one)}" for key, one in value.items()) + " }"  # pyright: ignore
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"  # pyright: ignore
+    if isinstance(value, float):
+        return repr(value)  # nan and inf too
+    # JSON's strings, integers and booleans are TOML's too, but for an unescaped DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else literal(key)
 
 
 def unknown(key: str, valid: Sequence[str]) -> str:

@@ -78,8 +78,8 @@ class Diagnosis:
         return tuple(one for one in self.findings if one.fault)
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; a number that is not finite becomes None."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
 
 
 def diagnose(
@@ -120,6 +120,14 @@ def diagnose(
     findings = tuple(_finding(word, heard, list(ears)) for word in heard["first"].words.values())
     names = {name: one.name for name, one in listeners.items()}
     return Diagnosis(text, findings, names, {name: one.error for name, one in heard.items()})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}  # pyright: ignore
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]  # pyright: ignore
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_sound(audio: Audio) -> None:
@@ -223,15 +231,20 @@ def _finding(word: Word, heard: Mapping[str, _Heard], ears: Sequence[str]) -> Fi
     hearings = {name: one.hearings[place] for name, one in heard.items() if place in one.hearings}
     if word.status == "said":
         return Finding(word, None, (), hearings)
-    right = {name: _right(hearings.get(name)) for name in heard}
+    right = {name: _right(place, one) for name, one in heard.items()}
     fits = [one.fit for name in ears if (one := hearings.get(name)) and one.fit is not None]
     fault, reason = _verdict(right, ears, fits)
-    told = [_sentence(name, hearings.get(name)) for name in heard]
+    told = [_sentence(name, hearings.get(name), right[name]) for name in heard]
     return Finding(word, fault, (reason, *told, *_hint(hearings, ears)), hearings)
 
 
-def _right(hearing: Hearing | None) -> bool:
-    return hearing is None or hearing.status == "said"  # None: there is no added word
+def _right(place: Place, heard: _Heard) -> bool:
+    """Tell whether a word was heard as it stands, or an added one not even as a part of its neighbours."""
+    if place in heard.words:
+        return heard.words[place].status == "said"
+    before = [word for word in heard.words.values() if word.end <= place[0]]
+    after = [word for word in heard.words.values() if word.start >= place[1]]
+    return all(word.status == "said" for word in (*before[-1:], *after[:1]))
 
 
 def _verdict(right: Mapping[str, bool], ears: Sequence[str], fits: Sequence[float]) -> tuple[Fault, str]:
@@ -262,9 +275,9 @@ def _verdict(right: Mapping[str, bool], ears: Sequence[str], fits: Sequence[floa
     return "model", "Neither recogniser hears the word" + (", nor does it fit the sound." if fits else ".")
 
 
-def _sentence(name: str, hearing: Hearing | None) -> str:
+def _sentence(name: str, hearing: Hearing | None, right: bool) -> str:
     if hearing is None:
-        return f"{name}: no added word."
+        return f"{name}: no added word" + ("." if right else ", but a word beside it was heard otherwise.")
     numbers = {"error": hearing.error, "confidence": hearing.confidence, "fit": hearing.fit}
     told = [f"{key} {value:.2f}" for key, value in numbers.items() if value is not None]
     what = f"heard {hearing.heard!r}" if hearing.heard else "heard nothing"

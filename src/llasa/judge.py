@@ -7,7 +7,8 @@ say and checks it. Must not know: where candidates come from, what is done with 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from numbers import Real
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,10 +16,12 @@ from llasa import config
 from llasa.codec.base import Codec
 from llasa.core import Candidate, Codes, Judged, Score
 from llasa.errors import ConfigError, InputError, ScorerError
-from llasa.scorers.base import CODES, Parts, Scorer, load_scorer
+from llasa.scorers.base import CODES, Parts, Scorer, check_scorer, load_scorer
 
 Combine = Literal["harmonic", "mean", "min"]
 Decode = Callable[[Sequence[Candidate]], list[Candidate]]
+
+PATIENCE = 2  # failures in a row after which a service is not asked for further candidates
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Rubric:
                 the smallest value, weights aside.
 
         Raises:
-            ConfigError: no part steers, two have one name, or a weight or floor is out of range.
+            ConfigError: no part steers, two have one name, a weight or floor is out of range, a scorer lacks
+                what a `Scorer` has, or a held-out recogniser steers as well.
         """
         steering = [part for part in parts if not part.held_out]
         _check(parts, steering)
@@ -261,6 +265,8 @@ def _check(parts: Sequence[Part], steering: Sequence[Part]) -> None:
     doing = "Making a rubric"
     if not steering:
         raise ConfigError(f"{doing}: found no part that steers. Add a scorer that is not held out.")
+    for part in parts:
+        check_scorer(part.scorer, doing)
     names = [part.name for part in parts]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{doing}: found two parts called '{twice[0]}'. Give one of them a `label`.")
@@ -269,6 +275,16 @@ def _check(parts: Sequence[Part], steering: Sequence[Part]) -> None:
             raise ConfigError(f"{doing}: '{part.name}' has weight {part.weight}. Use one above 0.")
         if part.floor is not None and not 0 <= part.floor <= 1:
             raise ConfigError(f"{doing}: '{part.name}' has floor {part.floor}. Use one in [0, 1].")
+    deciding = {name for part in steering if (name := _heard_by(part))}
+    for part in parts:
+        if part.held_out and (name := _heard_by(part)) in deciding:
+            found = f"'{part.name}' is held out, but its recogniser '{name}' steers too"
+            raise ConfigError(f"{doing}: {found}. A held-out recogniser must be another one.")
+
+
+def _heard_by(part: Part) -> str | None:
+    """Return the name of the recogniser a part listens with."""
+    return getattr(getattr(part.scorer, "recognizer", None), "name", None)
 
 
 def _scores(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Score | str]:
@@ -276,25 +292,54 @@ def _scores(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Score | str
     if not candidates:
         return []
     try:
-        scores = scorer.score(candidates)
-    except ScorerError as error:
-        return [str(error)] * len(candidates)
-    except InputError as error:
-        # One candidate that cannot be judged must not cost the others their verdict.
-        if len(candidates) == 1:
-            return [str(error)]
-        return [found for candidate in candidates for found in _scores(scorer, [candidate])]
-    if len(scores) != len(candidates):
-        found = f"{len(scores)} scores for {len(candidates)} candidates"
-        return [f"Judging by '{scorer.name}': found {found}. Correct the scorer."] * len(candidates)
-    return [_valid(scorer, score) for score in scores]
+        return _asked(scorer, candidates)
+    except (InputError, ScorerError) as error:
+        return [str(error)] if len(candidates) == 1 else _one_by_one(scorer, candidates)
 
 
-def _valid(scorer: Scorer, score: Score) -> Score | str:
-    if 0 <= score.value <= 1:
-        return score
-    found = f"the value {score.value}"
-    return f"Judging by '{scorer.name}': found {found}. A scorer gives values in [0, 1]; correct it."
+def _one_by_one(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Score | str]:
+    """Judge each alone: one that cannot be judged must not cost the others their verdict.
+
+    A service that fails twice in a row is down: the rest fails the same way without being waited for.
+    """
+    found: list[Score | str] = []
+    failures = 0
+    for candidate in candidates:
+        if failures == PATIENCE:
+            found.append(found[-1])
+            continue
+        try:
+            found += _asked(scorer, [candidate])
+            failures = 0
+        except (InputError, ScorerError) as error:
+            found.append(str(error))
+            failures += isinstance(error, ScorerError)
+    return found
+
+
+def _asked(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Score | str]:
+    scores = cast(object, scorer.score(candidates))
+    doing = f"Judging by '{scorer.name}'"
+    if not isinstance(scores, list | tuple):
+        found = f"{scores!r:.80} instead of a list of scores"
+    elif len(answers := cast(Sequence[object], scores)) != len(candidates):
+        found = f"{len(answers)} scores for {len(candidates)} candidates"
+    else:
+        return [_valid(score, doing) for score in answers]
+    return [f"{doing}: found {found}. Correct the scorer."] * len(candidates)
+
+
+def _valid(score: object, doing: str) -> Score | str:
+    """Return a score in plain floats, or what is wrong with it."""
+    if not isinstance(score, Score):
+        return f"{doing}: found {score!r:.80}. A scorer gives a Score for each candidate; correct it."
+    said: list[tuple[str, object]] = [("the value", score.value), *score.measures.items()]
+    if wrong := [f"{key} {n!r:.80}" for key, n in said if not isinstance(n, Real) or math.isnan(n)]:
+        return f"{doing}: found {wrong[0]}. A scorer gives numbers; correct it."
+    if not 0 <= score.value <= 1:
+        return f"{doing}: found the value {score.value}. A scorer gives values in [0, 1]; correct it."
+    measures = {key: float(number) for key, number in score.measures.items()}
+    return replace(score, value=float(score.value), measures=measures)
 
 
 def _declared(candidate: Candidate, value: float, reason: str) -> Judged:

@@ -113,8 +113,8 @@ def labelled(path: str | PathLike[str], synthesizer: Synthesizer) -> list[Ladder
     """Return the ladders of a JSONL file: pairs of sound files, or labelled sounds or codes.
 
     A line is `{"text", "better", "worse"}`, or `{"text", "audio" | "codes", "score" | "rank"}`: of the same
-    text and voice, the higher score or the lower rank is better. `voice` names one of the bundle. Paths of
-    sounds are relative to the file.
+    text and voice, the higher score or the lower rank is better. `voice` names one of the bundle, its default
+    one if left out. Paths of sounds are relative to the file.
 
     Raises:
         InputError: the file or a sound in it cannot be read, a line is none of these, or no two candidates
@@ -171,8 +171,9 @@ def _labelled(
     row: _Row, number: int, folder: Path, synthesizer: Synthesizer
 ) -> tuple[tuple[str, ...], list[tuple[Candidate, float]]]:
     """Return the ladder that a line belongs to, and its candidates with their ranks."""
-    said = Utterance(f"line {number}", row.text, synthesizer.voice(row.voice) if row.voice else None)
-    key = (row.text, row.voice or "")
+    voice = synthesizer.voice(row.voice)
+    said = Utterance(f"line {number}", row.text, voice)
+    key = (row.text, voice.name if voice else "")
     codec = synthesizer.bundle.codec
     if row.better and row.worse:
         return (*key, str(number)), [

@@ -3,6 +3,7 @@
 Must not know: engines, prompts, command lines.
 """
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,11 +11,12 @@ from importlib.metadata import version
 
 from llasa.align import align, heard_text
 from llasa.core import Candidate, Word
+from llasa.errors import ScorerError
 from llasa.judge import Judge
-from llasa.recognizers.base import Recognizer
+from llasa.recognizers.base import Recognizer, Transcript
 from llasa.scorers.base import Parts
 from llasa.scorers.wer import ErrorRate
-from llasa.search import Ranking
+from llasa.spoken import Spoken, shifts
 from llasa.text.reading import VERSION
 
 PACKAGES = ("llasa", "torch", "transformers", "numpy")
@@ -25,22 +27,24 @@ class SegmentReceipt:
     """What became of one segment.
 
     text: as given. heard: by the recogniser that steered. words: with their places in the whole text, and
-    times in the segment's sound. second_heard: by the held-out recogniser, None without one. value: the
-    judge's, None if unjudged. measures: of all parts, held-out ones too, in natural units. judged, ruled_out,
-    unjudged: candidates. stop: why the search ended. tokens: ids drawn.
+    times in the whole sound. second_heard, second_value: by the held-out recogniser, None without one or if
+    it failed. status, reason, value: the judge's; value None if unjudged. measures: of all parts, held-out
+    ones too, in natural units. note: what scorers remarked. finish: how it ended. drawn, ruled_out, unjudged:
+    candidates. stop: why the search ended. tokens: ids drawn.
     """
 
     text: str
     heard: str
     words: tuple[Word, ...]
     second_heard: str | None
+    second_value: float | None
     status: str
     reason: str
     value: float | None
     measures: Mapping[str, float]
     note: str
     finish: str
-    judged: int
+    drawn: int
     ruled_out: int
     unjudged: int
     stop: str
@@ -49,14 +53,18 @@ class SegmentReceipt:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a text. recognizer: who heard it. held_out: who heard it without a say in the search."""
+    """What became of a text.
+
+    made: how to make it again: bundle, codec, voice, seed, sampling, search and judge. recognizer: who heard
+    it. held_out: who heard it without a say in the search. normaliser: version of what compares words.
+    """
 
     text: str
     segments: tuple[SegmentReceipt, ...]
+    made: Mapping[str, object]
     recognizer: str | None
     held_out: str | None
     normaliser: str
-    codec: str
     versions: Mapping[str, str]
 
     @property
@@ -65,68 +73,105 @@ class Receipt:
         return tuple(word for part in self.segments for word in part.words if word.status != "said")
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; a number that is not finite becomes None."""
+        plain = asdict(self)
+        for part in plain["segments"]:
+            part["measures"] = finite(part["measures"])
+        return plain
 
 
-def receipt_of(text: str, found: Sequence[tuple[int, Ranking]], judge: Judge, parts: Parts) -> Receipt:
+def finite(measures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return measures as JSON can hold them."""
+    return {key: value if math.isfinite(value) else None for key, value in measures.items()}
+
+
+def receipt_of(
+    text: str, spoken: Sequence[Spoken], judge: Judge, parts: Parts, made: Mapping[str, object]
+) -> Receipt:
     """Return the receipt of a text.
+
+    A recogniser that fails now costs what it would have said, and a note tells so.
 
     Args:
         text: as given.
-        found: for each segment, where it starts in the text and how its search ended.
+        spoken: its segments, searched for.
         judge: who judged them; its held-out parts now speak too.
-
-    Raises:
-        ScorerError: a recogniser failed.
+        made: see `Receipt`.
     """
-    steering, held_out = _recognizers(judge)
-    segments = tuple(_segment(start, ranking, judge, parts, steering, held_out) for start, ranking in found)
-    first, second = (one.name if one else None for one in (steering, held_out))
+    steering, held_out = _witness(judge, False), _witness(judge, True)
+    segments = tuple(
+        _segment(one, shift_s, judge, parts, steering, held_out)
+        for one, shift_s in zip(spoken, shifts(spoken), strict=True)
+    )
+    first, second = (one.recognizer.name if one else None for one in (steering, held_out))
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    return Receipt(text, segments, first, second, VERSION, parts.codec.name, versions)
+    return Receipt(text, segments, made, first, second, VERSION, versions)
 
 
-def _recognizers(judge: Judge) -> tuple[Recognizer | None, Recognizer | None]:
-    heard = [(p.held_out, p.scorer.recognizer) for p in judge.rubric.parts if isinstance(p.scorer, ErrorRate)]
-    first, second = ([one for held, one in heard if held is wanted] for wanted in (False, True))
-    return (first or [None])[0], (second or [None])[0]
+@dataclass(frozen=True)
+class _Witness:
+    """Who heard it, and what measures call its part."""
+
+    recognizer: Recognizer
+    part: str
+
+
+def _witness(judge: Judge, held_out: bool) -> _Witness | None:
+    for part in judge.rubric.parts:
+        if part.held_out is held_out and isinstance(part.scorer, ErrorRate):
+            return _Witness(part.scorer.recognizer, part.name)
+    return None
 
 
 def _segment(
-    start: int,
-    ranking: Ranking,
+    one: Spoken,
+    shift_s: float,
     judge: Judge,
     parts: Parts,
-    steering: Recognizer | None,
-    second: Recognizer | None,
+    steering: _Witness | None,
+    second: _Witness | None,
 ) -> SegmentReceipt:
-    best = ranking.judged[0]
-    told = judge.judge([best.candidate], held_out=True)[0]
-    words = _words(told.candidate, steering, parts)
-    statuses = [one.status for one in ranking.judged]
+    told = judge.judge([one.candidate], held_out=True)[0]
+    words, trouble = _words(one.candidate, steering, parts)
+    others, more = _words(one.candidate, second, parts)
+    statuses = [judged.status for judged in one.ranking.judged] if one.ranking else []
+    notes = [told.score.note if told.score else "", trouble, more]
+    measures: Mapping[str, float] = told.score.measures if told.score else dict[str, float]()
     return SegmentReceipt(
-        best.candidate.utterance.text,
-        heard_text(words),
-        tuple(replace(word, start=word.start + start, end=word.end + start) for word in words),
-        heard_text(_words(told.candidate, second, parts)) if second else None,
-        told.status,
-        told.reason,
-        told.score.value if told.score else None,
-        told.score.measures if told.score else {},
-        told.score.note if told.score else "",
-        best.candidate.finish,
-        len(statuses),
-        statuses.count("bad"),
-        statuses.count("unjudged"),
-        ranking.stop,
-        ranking.tokens,
+        text=one.segment.text,
+        heard=heard_text(words),
+        words=tuple(_placed(word, one.segment.start, shift_s) for word in words),
+        second_heard=heard_text(others) if second and not more else None,
+        second_value=measures.get(f"{second.part}.value") if second else None,
+        status=told.status,
+        reason=told.reason,
+        value=told.score.value if told.score else None,
+        measures=measures,
+        note=" ".join(dict.fromkeys(note for note in notes if note)),
+        finish=one.candidate.finish,
+        drawn=len(statuses),
+        ruled_out=statuses.count("bad"),
+        unjudged=statuses.count("unjudged"),
+        stop=one.ranking.stop if one.ranking else "",
+        tokens=one.ranking.tokens if one.ranking else len(one.candidate.codes),
     )
 
 
-def _words(candidate: Candidate, recognizer: Recognizer | None, parts: Parts) -> tuple[Word, ...]:
-    if recognizer is None or candidate.audio is None:
-        return ()
-    transcript = recognizer.transcribe([candidate.audio])[0]
-    utterance = candidate.utterance
-    return align(utterance.text, transcript, parts.reader, recognizer.text_form, utterance.language)
+def _placed(word: Word, start: int, shift_s: float) -> Word:
+    """Return a word of a segment with its place in the whole text and in the whole sound."""
+    times = [
+        None if at_s is None else max(0.0, round(at_s + shift_s, 3)) for at_s in (word.start_s, word.end_s)
+    ]
+    return replace(word, start=word.start + start, end=word.end + start, start_s=times[0], end_s=times[1])
+
+
+def _words(candidate: Candidate, witness: _Witness | None, parts: Parts) -> tuple[tuple[Word, ...], str]:
+    """Return what became of each word, all missed if there is no sound, and what went wrong in hearing it."""
+    if witness is None:
+        return (), ""
+    said, recognizer = candidate.utterance, witness.recognizer
+    try:
+        heard = recognizer.transcribe([candidate.audio])[0] if candidate.audio else Transcript("")
+    except ScorerError as error:
+        return (), str(error)
+    return align(said.text, heard, parts.reader, recognizer.text_form, said.language), ""

@@ -16,13 +16,16 @@ from llasa.search import BeamSearch, BestOfN, Fallback, Hybrid, Search, search_f
 from llasa.style import Style
 from llasa.style import parts as parts_of
 
+HELD_OUT = "held-out"  # what a bundle calls its second recogniser
+
 Count = Annotated[int, Field(ge=1)]
 Value = Annotated[float, Field(ge=0, le=1)]
 
 
 class SearchBlock(BaseModel):
-    """A [search] table. n: candidates, unless an effort is given. target: good enough to stop at.
+    """A [search] table. n: candidates of `best` and `hybrid`, unless an effort is given.
 
+    target: good enough to stop at, for `best` and `fallback`.
     width, branch, step_s, until_s: of the beam; for `hybrid` it ends at until_s seconds, then n candidates
     are completed. temperatures: of the fallback ladder. temperature: of the candidates; the bundle's if None.
     """
@@ -84,6 +87,16 @@ def read_recipe(path: str | PathLike[str], own: str | PathLike[str] | None = Non
     return Recipe(judge=judge, process=written.process, search=search, style=written.style)
 
 
+def with_witness(recipe: Recipe) -> Recipe:
+    """Return a recipe that holds the bundle's second recogniser out, unless it uses it or holds one out."""
+    scorers = recipe.judge.scorers
+    if any(part.held_out or (part.model_extra or {}).get("recognizer") == HELD_OUT for part in scorers):
+        return recipe
+    witness = {"name": "wer", "recognizer": HELD_OUT, "label": "second", "held_out": True}
+    added = [*scorers, PartBlock.model_validate(witness)]
+    return recipe.model_copy(update={"judge": recipe.judge.model_copy(update={"scorers": added})})
+
+
 def with_style(recipe: Recipe, style: Style) -> Recipe:
     """Return a recipe that also judges by how close a candidate comes to a style.
 
@@ -111,21 +124,37 @@ def build_search(
 
     Args:
         judge: of finished candidates; it also leads a beam if the recipe has no [process].
-        effort: candidates; the recipe's `n` if None. A beam's size is its own.
-        target: wins over the recipe's.
+        effort: candidates of `best`, completions of `hybrid`; the recipe's `n` if None. The others draw as
+            many as their own keys say: besides None they take 1, for one candidate.
+        target: wins over the recipe's; not for `beam` and `hybrid`, which do not draw until one is good.
         waves: draw candidates a few at a time even without a target, so that a deadline can stop them.
 
     Raises:
-        ConfigError: a beam whose process judge cannot judge partial candidates, or an effort below 1.
+        ConfigError: a beam whose process judge cannot judge partial candidates, an effort below 1, or an
+            effort or target that the strategy cannot follow.
     """
     block = recipe.search
     n = block.n if effort is None else effort
+    target = block.target if target is None else target
     if block.strategy == "best":
-        return search_for(n, block.target if target is None else target, waves)
+        return search_for(n, target, waves)
+    if target is not None and block.strategy != "fallback":
+        found = f"the target {target:g} for the strategy '{block.strategy}', which has no target"
+        raise ConfigError(f"Making a search: found {found}. Leave it out, or use 'best' or 'fallback'.")
+    if block.strategy != "hybrid" and effort is not None:
+        return _one_candidate(block, effort)
     if block.strategy == "fallback":
-        return Fallback(tuple(block.temperatures), block.target if target is None else target)
+        return Fallback(tuple(block.temperatures), target)
     process = build_judge(recipe.process, parts) if recipe.process else judge
     if block.strategy == "beam":
         return BeamSearch(block.width, block.branch, block.step_s, block.until_s, process=process)
     until_s = 2.0 if block.until_s is None else block.until_s
     return Hybrid(BeamSearch(block.width, block.branch, block.step_s, until_s, process=process), BestOfN(n))
+
+
+def _one_candidate(block: SearchBlock, effort: int) -> Search:
+    if effort > 1:
+        keys = "`temperatures`" if block.strategy == "fallback" else "`width` and `branch`"
+        found = f"the effort {effort} for the strategy '{block.strategy}', whose size is {keys}"
+        raise ConfigError(f"Making a search: found {found}. Set those in [search] and leave the effort out.")
+    return search_for(effort)

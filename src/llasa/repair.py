@@ -8,15 +8,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
+from statistics import fmean
 
 from llasa.align import align
-from llasa.core import Candidate, Judged, Word
+from llasa.core import Candidate, Codes, Generation, Judged, Word
 from llasa.engines.base import generate
 from llasa.errors import ScorerError
 from llasa.judge import Judge
 from llasa.recognizers.base import Recognizer
 from llasa.scorers.wer import ErrorRate
-from llasa.search import Job
+from llasa.search import Job, Ranking, place
 from llasa.spoken import Spoken
 from llasa.synthesizer import Effort, Synthesizer
 
@@ -85,7 +86,8 @@ def repair(
 
     The speech before a span is kept and continued `n` times; each continuation is a candidate, and so is its
     beginning joined to the old speech after the span, if the span is heard right in it. The worst span comes
-    first. A segment that cannot be repaired comes back as it was.
+    first. A segment that cannot be repaired comes back as it was, but its ranking counts what was tried.
+    A deadline of the effort is for the search alone: a repair has none.
 
     Args:
         spoken: what a search with `effort` gave.
@@ -162,24 +164,14 @@ class _Surgery:
         candidates = [*whole, *self._sounding([one for one in spliced if one])]
         drawn_s, began = time.perf_counter() - began, time.perf_counter()
         fresh = self.judge.judge(candidates)
-        # Sorting is stable: the old one stays first unless a new one is strictly better.
-        judged = tuple(sorted([*ranking.judged, *fresh], key=_place))
-        kept = judged[0] is not ranking.judged[0]
-        best = min(fresh, key=_place, default=None)
-        values = _value(ranking.judged[0]), _value(best)
-        attempt = Attempt(span.text, span.start_s, span.end_s, len(fresh), tokens, *values, kept)
-        if not kept:
-            return spoken, attempt
-        spent = replace(
-            ranking,
-            judged=judged,
-            tokens=ranking.tokens + tokens,
-            stop=f"{ranking.stop}; {span.text!r} was said again",
-            generate_s=ranking.generate_s + drawn_s,
-            judge_s=ranking.judge_s + time.perf_counter() - began,
-        )
+        values = _value(ranking.judged[0]), _value(min(fresh, key=place, default=None))
+        judge_s = time.perf_counter() - began
+        spent = _spent(ranking, fresh, tokens, drawn_s, judge_s, f"{span.text!r} was said again")
+        kept = spent.judged[0] is not ranking.judged[0]
         stats = {"tokens": spent.tokens, "generate_s": spent.generate_s, "judge_s": spent.judge_s}
-        return replace(spoken, candidate=judged[0].candidate, ranking=spent, stats=stats), attempt
+        candidate = spent.judged[0].candidate if kept else spoken.candidate
+        attempt = Attempt(span.text, span.start_s, span.end_s, len(fresh), tokens, *values, kept)
+        return replace(spoken, candidate=candidate, ranking=spent, stats=stats), attempt
 
     def _continued(self, old: Candidate, span: Span, first: int) -> tuple[list[Candidate], int]:
         """Return candidates that begin like the old one up to a span, and the ids drawn."""
@@ -189,9 +181,13 @@ class _Surgery:
         if room < 1:
             return [], 0
         least = min(max(params.min_tokens - len(kept), 0), room)
-        asked = replace(params, n=self.n, first=first, min_tokens=least, max_tokens=room)
+        known = params.logprobs or old.logprob is not None
+        asked = replace(params, n=self.n, first=first, min_tokens=least, max_tokens=room, logprobs=known)
         [made] = generate(self.synthesizer.bundle.engine, [self.job.prompt + prompt.ids(kept)], asked)
-        drawn = [Candidate(old.utterance, kept + prompt.codes(one.ids), one.finish) for one in made]
+        drawn = [
+            Candidate(old.utterance, kept + prompt.codes(one.ids), one.finish, _whole(old, kept, one))
+            for one in made
+        ]
         return drawn, sum(len(one.ids) for one in made)
 
     def _spliced(self, old: Candidate, new: Candidate, span: Span) -> Candidate | None:
@@ -202,7 +198,9 @@ class _Surgery:
         if span.end_s is None or not ends or any(word.status != "said" for word in inside):
             return None
         cut, rest = round(max(ends) * self.codes_per_s), round(span.end_s * self.codes_per_s)
-        return Candidate(old.utterance, new.codes[:cut] + old.codes[rest:], old.finish)
+        begun, ended = new.codes[:cut], old.codes[rest:]
+        logprob = _mean((len(begun), new.logprob), (len(ended), old.logprob))
+        return Candidate(old.utterance, begun + ended, old.finish, logprob)
 
     def _sounding(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return those candidates that have codes, with their sound."""
@@ -233,8 +231,35 @@ def failing_spans(words: Sequence[Word]) -> list[Span]:
     return spans
 
 
-def _place(judged: Judged) -> tuple[int, float]:
-    return ("scored", "bad", "unjudged").index(judged.status), -(_value(judged) or 0.0)
+def _spent(
+    ranking: Ranking, fresh: Sequence[Judged], tokens: int, drawn_s: float, judge_s: float, news: str
+) -> Ranking:
+    """Return a ranking with more candidates and what they cost."""
+    return replace(
+        ranking,
+        # Sorting is stable: the old one stays first unless a new one is strictly better.
+        judged=tuple(sorted([*ranking.judged, *fresh], key=place)),
+        tokens=ranking.tokens + tokens,
+        stop=f"{ranking.stop}; {news}",
+        generate_s=ranking.generate_s + drawn_s,
+        judge_s=ranking.judge_s + judge_s,
+    )
+
+
+def _whole(old: Candidate, kept: Codes, made: Generation) -> float | None:
+    """Return the mean log-probability of codes that were kept and what continues them."""
+    new = fmean(made.logprobs) if made.logprobs else None
+    return _mean((len(kept), old.logprob), (len(made.ids), new))
+
+
+def _mean(*stretches: tuple[int, float | None]) -> float | None:
+    """Return the mean in nats a code of stretches of so many codes; None if one's is not known.
+
+    Of a candidate its mean alone is known, so that stands for each stretch of it.
+    """
+    counts = [n for n, _ in stretches if n]
+    known = [mean for n, mean in stretches if n and mean is not None]
+    return fmean(known, counts) if known and len(known) == len(counts) else None
 
 
 def _value(judged: Judged | None) -> float | None:

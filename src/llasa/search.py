@@ -11,12 +11,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance
 from llasa.engines.base import Engine, Request
 from llasa.errors import ConfigError, ScorerError
 from llasa.judge import Judge
+
+T = TypeVar("T")
+Drawing = Generator["Progress", None, T]
+Beams = list[Generation]
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How a search ended.
+    """How a search ended. generate_s, judge_s: spent.
 
     judged: final candidates, best first: scored by value, then bad, then unjudged; equal ones as drawn.
-    tokens: ids drawn in all, dropped beams included. stop: why no more were. generate_s, judge_s: spent.
+    tokens: ids drawn in all, dropped beams included. stop: why no more were.
     """
 
     judged: tuple[Judged, ...]
@@ -160,10 +164,10 @@ class Fallback:
 class BeamSearch:
     """Keeps the best beginnings (the paper's PRM).
 
-    Every `step_s` of speech each live beam is continued `branch` times, `process` judges what came out and
-    the best `width` stay, ended ones among them; the first step draws width * branch. When all that stay have
-    ended, the judge of the run judges all that ever stayed and ended. until_s: after so much speech each live
-    beam is completed once instead. Let `process` look for loops: the engine does not see them across steps.
+    Every `step_s` of speech each beam is continued `branch` times (at first width * branch are drawn) and
+    `process` judges: the best `width` that go on stay. Those that end leave, as `process` may not hear that
+    they ended too soon; the judge of the run judges the best `width` of each step last. until_s: then each
+    live beam is completed once; None: all go on to an end. Let `process` hear loops: no engine sees them all.
 
     Source: Llasa, arXiv 2502.04128, section 3.4: a decision every 25 codes (0.5 s), width 16, branch 16.
     """
@@ -183,9 +187,7 @@ class BeamSearch:
             raise ConfigError(f"Making BeamSearch: {found}. Give a `process` judge without, or use BestOfN.")
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
-        """See `Search.run`; a wave is one step. At the deadline beams that ended by themselves are judged; if
-        there are none, the best beam is completed, which takes longer than was asked.
-        """
+        """See `Search.run`; a wave is one step. If none ended by the deadline, the best beam is completed."""
         return _beams(_Run(job, means, deadline_s), self, None)
 
 
@@ -193,10 +195,9 @@ class BeamSearch:
 class Hybrid:
     """Beams for the beginning, best of N for the rest (the paper's partial PRM and ORM).
 
-    first: with `until_s`. then: its n completions are spread evenly over the live beams, best first.
+    first: with `until_s`. then: its n are spread evenly over the live beams; if all ended, they start anew.
 
-    Source: Llasa, arXiv 2502.04128, section 3.4: speaker similarity judges the first 2 s, word errors what is
-        complete, because beams all the way down raise similarity but cost variety and words.
+    Source: Llasa, arXiv 2502.04128, section 3.4: similarity for the first 2 s, then word errors.
     """
 
     first: BeamSearch
@@ -207,7 +208,7 @@ class Hybrid:
             raise ConfigError("Making Hybrid: first.until_s is None. Set it, such as to 2.0.")
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
-        """See `BeamSearch.run`; beams that ended before `until_s` are candidates too."""
+        """See `BeamSearch.run`; leavers are candidates too. At the deadline the best beam is completed."""
         return _beams(_Run(job, means, deadline_s), self.first, self.then.n)
 
 
@@ -239,9 +240,7 @@ class _Run:
         self._wave_began = time.perf_counter()
         self._end = self._wave_began + (math.inf if deadline_s is None else deadline_s)
 
-    def draw(
-        self, asks: Sequence[tuple[Ids, SamplingParams]]
-    ) -> Generator[Progress, None, list[list[Generation]]]:
+    def draw(self, asks: Sequence[tuple[Ids, SamplingParams]]) -> Drawing[list[Beams]]:
         """Return the generations of requests that share the engine; begins a wave."""
         self._wave_began = time.perf_counter()
         requests: list[Request] = []
@@ -293,6 +292,9 @@ def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> 
         found += run.judge(run.means.judge, drawn)
         run.count, run.best = len(found), _best(found)
         yield run.progress()
+        if len(_missed(found[-max(params.n, 2) :])) > 1:  # one alone may be the fault of the candidate
+            stop = f"no verdict: a scorer failed after {len(found)} of {run.total} candidates were drawn"
+            break
         if target is not None and run.best is not None and run.best >= target:
             stop = f"target: a candidate reached {run.best:.3f}, {target:g} was asked"
             break
@@ -306,58 +308,55 @@ def _beams(run: _Run, search: BeamSearch, n: int | None) -> Iterator[Progress | 
     limit = longest if search.until_s is None else min(longest, max(1, round(search.until_s * codes_per_s)))
     run.total = math.ceil(limit / step) * search.width * search.branch + (n or search.width)
     live, ended = yield from _grow(run, search, limit, step)
-    length, wanted = len(live[0].ids) if live else 0, n or len(live)
-    stop = f"beams were completed after {length / codes_per_s:.1f} s" if live else "all beams ended"
+    length, wanted, stop = len(live[0].ids) if live else 0, n or len(live), "all beams ended"
+    if live:
+        stop = f"beams were completed after {length / codes_per_s:.1f} s"
+    elif n:  # what is left of the last beams is their end: only a fresh start gives others
+        live, stop = [Generation([], "partial")], "all beams ended and others were drawn from the start"
     if live and run.late():
         stop = f"deadline: beams were {length / codes_per_s:.1f} s long"
-        wanted = 0 if any(beam.finish == "stop" for beam in ended) else 1
-    live = live[:wanted]
-    shares = [wanted // len(live) + (i < wanted % len(live)) for i in range(len(live))]
-    completed = yield from _continued(run, live, shares, longest - length)
+        wanted = 0 if n is None and any(beam.finish == "stop" for beam in ended) else 1
+    used = min(wanted, len(live))
+    shares = [wanted // used + (i < wanted % used) for i in range(used)]
+    skip = search.width * search.branch  # with their numbers, beams that ended would end again
+    completed = yield from _continued(run, live[:used], shares, longest - length, skip)
     judged = run.judge(run.means.judge, _distinct([*ended, *completed]))
     run.count, run.best = run.count + len(completed), _best(judged)
     yield run.progress()
     yield run.ranking(judged, stop)
 
 
-def _grow(
-    run: _Run, search: BeamSearch, limit: int, step: int
-) -> Generator[Progress, None, tuple[list[Generation], list[Generation]]]:
-    """Return the beams still live after `limit` codes, best first, and all that stayed and have ended."""
-    stayed, live, ended = list[tuple[Judged, Generation]](), [Generation([], "partial")], list[Generation]()
+def _grow(run: _Run, search: BeamSearch, limit: int, step: int) -> Drawing[tuple[Beams, Beams]]:
+    """Return the beams still live after `limit` codes, best first, and those that ended and may be judged."""
+    live, ended = [Generation([], "partial")], list[Generation]()
     for length in range(0, limit, step):
         if not live or (length and run.late()):
             break
         shares = [search.branch if length else search.width * search.branch] * len(live)
-        drawn = yield from _continued(run, live, shares, min(step, limit - length))
-        fresh = _distinct(drawn)
+        fresh = _distinct((yield from _continued(run, live, shares, min(step, limit - length))))
         judged = run.judge(search.process, fresh)
+        if _missed(judged) and any(beam.finish == "stop" for beam in ended):
+            break  # the judge of the run may know better, and there is something for it
         _need_verdict(judged)
-        pool = [one for one in stayed if one[1].finish != "partial"] + list(zip(judged, fresh, strict=True))
-        stayed = sorted(pool, key=lambda one: place(one[0]))[: search.width]
-        live = [beam for _, beam in stayed if beam.finish == "partial"]
-        ended = _distinct([*ended, *(beam for _, beam in stayed if beam.finish != "partial")])
-        run.count, run.best = run.count + len(drawn), _best([one for one, _ in stayed])
+        order = [fresh[i] for i in sorted(range(len(fresh)), key=lambda i: place(judged[i]))]
+        live = [beam for beam in order if beam.finish == "partial"][: search.width]
+        ended += [beam for beam in order if beam.finish != "partial"][: search.width]
+        run.count, run.best = run.count + sum(shares), _best(judged)
         yield run.progress()
     return live, ended
 
 
-def _continued(
-    run: _Run, beams: Sequence[Generation], shares: Sequence[int], length: int
-) -> Generator[Progress, None, list[Generation]]:
-    """Return the continuations of each beam, `shares` of them, by at most `length` ids."""
-    params, asks, first = run.job.params, list[tuple[Ids, SamplingParams]](), run.job.params.first
+def _continued(run: _Run, beams: Beams, shares: list[int], length: int, skip: int = 0) -> Drawing[Beams]:
+    """Return `shares` continuations of each beam by at most `length` ids, without the first `skip`."""
+    params, asks, first = run.job.params, list[tuple[Ids, SamplingParams]](), run.job.params.first + skip
     for beam, share in zip(beams, shares, strict=True):
         least = min(max(params.min_tokens - len(beam.ids), 0), length)
         changed = replace(params, n=share, first=first, min_tokens=least, max_tokens=length)
         asks.append((run.job.prompt + beam.ids, changed))
         first += share
     drawn = yield from run.draw(asks)
-    return [
-        _joined(beam, more, length, params.max_tokens)
-        for beam, generations in zip(beams, drawn, strict=True)
-        for more in generations
-    ]
+    pairs = [(beam, more) for beam, made in zip(beams, drawn, strict=True) for more in made]
+    return [_joined(beam, more, length, params.max_tokens) for beam, more in pairs]
 
 
 def _joined(beam: Generation, more: Generation, length: int, longest: int) -> Generation:
@@ -367,12 +366,9 @@ def _joined(beam: Generation, more: Generation, length: int, longest: int) -> Ge
     return Generation(ids, "partial" if paused else more.finish, logprobs)
 
 
-def _distinct(beams: Sequence[Generation]) -> list[Generation]:
+def _distinct(beams: Beams) -> Beams:
     """Return the beams without repeated ones."""
-    found: dict[tuple[tuple[int, ...], str], Generation] = {}
-    for beam in beams:
-        found.setdefault((tuple(beam.ids), beam.finish), beam)
-    return list(found.values())
+    return list({(tuple(beam.ids), beam.finish): beam for beam in beams}.values())
 
 
 def _best(judged: Sequence[Judged]) -> float | None:
@@ -386,9 +382,14 @@ def place(judged: Judged) -> tuple[int, float, bool, bool]:
     return status, -value, not made.codes, made.finish not in ("stop", "partial")
 
 
+def _missed(judged: Sequence[Judged]) -> list[str]:
+    """Return why there are candidates without a verdict, if none was scored."""
+    scored = any(one.status == "scored" for one in judged)
+    return [] if scored else [one.reason for one in judged if one.status == "unjudged"]
+
+
 def _need_verdict(judged: Sequence[Judged]) -> None:
-    missed = [one.reason for one in judged if one.status == "unjudged"]
-    if missed and not any(one.status == "scored" for one in judged):  # a bad one must not win by default
+    if missed := _missed(judged):  # a bad one must not win by default
         found = f"none was scored, and {len(missed)} got no verdict, the first for this reason: {missed[0]}"
         raise ScorerError(f"Judging {len(judged)} candidates: {found} Mend or replace the scorer.")
 

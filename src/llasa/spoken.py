@@ -1,12 +1,13 @@
 """A segment of a text, said, and how segments become one sound. Must not know: engines, prompts, codecs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import tee
 
 import numpy as np
 
-from llasa.core import Audio, Candidate
+from llasa.audio import sounding
+from llasa.core import Audio, Candidate, SamplingParams
 from llasa.errors import EngineError
 from llasa.search import Ranking
 from llasa.stream import join
@@ -21,7 +22,8 @@ class Spoken:
 
     candidate: its `audio` is None if it has no codes. number, total: which of how many segments, from 1.
     dropped: pieces of the text that could not be said. stats: the engine's seconds and counts, and `codec_s`;
-    of a search, its seconds and counts. ranking: all that was tried, if it was searched for.
+    of a search, its seconds and counts. params: how it was drawn. ranking: all that was tried, if it was
+    searched for.
     """
 
     segment: Segment
@@ -30,6 +32,7 @@ class Spoken:
     total: int = 1
     dropped: tuple[str, ...] = ()
     stats: Mapping[str, float] = field(default_factory=dict[str, float])
+    params: SamplingParams = field(default_factory=SamplingParams)
     ranking: Ranking | None = None
 
     @property
@@ -62,6 +65,19 @@ def voiced(spoken: Iterable[Spoken]) -> Iterator[Audio]:
         yield piece
     if silent:
         raise EngineError("Speaking: no segment came out with any speech. Try another seed or voice.")
+
+
+def shifts(spoken: Sequence[Spoken]) -> list[float]:
+    """Return what to add to a time in each segment's own sound for its time in the joined sound, seconds."""
+    found, at_s = [], 0.0
+    for one in spoken:
+        if (audio := one.candidate.audio) is None:
+            found.append(at_s)
+            continue
+        start, end = sounding(audio, EDGE_SILENCE_S)
+        found.append(at_s - start / audio.sample_rate)
+        at_s += (end - start) / audio.sample_rate + one.segment.pause_s
+    return found
 
 
 def concatenated(pieces: Iterable[Audio]) -> Audio:

@@ -42,8 +42,8 @@ def parse_style(text: str) -> Style:
     for key in values:
         if key not in (*AXES, EMOTION):
             raise ConfigError(f"{_DOING}: {config.unknown(key, [*AXES, EMOTION])}")
-    emotion = values.pop(EMOTION, "")
-    if not isinstance(emotion, str):
+    given, emotion = EMOTION in values, values.pop(EMOTION, "")
+    if not isinstance(emotion, str) or (given and not emotion):
         raise ConfigError(
             f"{_DOING}: emotion: found {emotion!r}. Use a label of the classifier, such as happy."
         )

@@ -18,8 +18,9 @@ from llasa.core import Audio, Candidate, Generation, SamplingParams, Utterance, 
 from llasa.engines.base import Request
 from llasa.errors import ConfigError, EngineError, InputError
 from llasa.judge import Judge, build_judge
+from llasa.manifest import Sampling
 from llasa.receipt import Receipt, receipt_of
-from llasa.recipe import Recipe, build_search, read_recipe
+from llasa.recipe import HELD_OUT, Recipe, build_search, read_recipe, with_witness
 from llasa.search import Job, Means, Progress, Ranking, Search
 from llasa.spoken import Spoken, concatenated, voiced
 from llasa.text.normalize import Normalized, normalize
@@ -53,7 +54,7 @@ class Effort:
 
     deadline_s: for a whole text, or, as `deadline_x`, seconds of search a second of expected speech; no limit
     if both are None. temperature: of the candidates; the usual one if None. on_progress: told segment,
-    segments and progress.
+    segments and progress. recipe: what judge and search were made from, for the receipt.
     """
 
     search: Search
@@ -62,6 +63,7 @@ class Effort:
     deadline_x: float | None = None
     temperature: float | None = None
     on_progress: Callable[[int, int, Progress], None] | None = None
+    recipe: Recipe | None = None
 
 
 class Synthesizer:
@@ -165,10 +167,13 @@ class Synthesizer:
             MissingExtra, BundleError: what a scorer needs is missing or damaged.
         """
         recipe = recipe or self.recipe()
+        if HELD_OUT in self.bundle.manifest.recognizers:
+            recipe = with_witness(recipe)
         judge = build_judge(recipe.judge, self.bundle.parts)
         waves = deadline_s is not None or deadline_x is not None
         search = build_search(recipe, judge, self.bundle.parts, n, target, waves)
-        return Effort(search, judge, deadline_s, deadline_x, recipe.search.temperature)
+        temperature = recipe.search.temperature
+        return Effort(search, judge, deadline_s, deadline_x, temperature, recipe=recipe)
 
     def recipe(self, path: str | PathLike[str] | None = None) -> Recipe:
         """Return the recipe in a file, with the bundle's own [judge] if it has a [search] only.
@@ -187,9 +192,24 @@ class Synthesizer:
         return read_recipe(self.bundle.judge)
 
     def receipt(self, text: str, spoken: Sequence[Spoken], effort: Effort) -> Receipt:
-        """Return what was heard of a text that was searched for with `effort`, word by word."""
-        parts = [(one.segment.start, one.ranking) for one in spoken if one.ranking]
-        return receipt_of(text, parts, effort.judge, self.bundle.parts)
+        """Return what was heard of a text that was searched for with `effort`, word by word.
+
+        Args:
+            spoken: all that `speak` gave for the text.
+        """
+        first = spoken[0]
+        voice = first.candidate.utterance.voice
+        made = {
+            "bundle": self.bundle.name,
+            "codec": self.bundle.codec.name,
+            "voice": voice.name if voice else None,
+            "sampling": {key: getattr(first.params, key) for key in ("seed", *Sampling.model_fields)},
+            "search": type(effort.search).__name__,
+            "recipe": effort.recipe.model_dump(exclude_none=True) if effort.recipe else None,
+            "deadline_s": effort.deadline_s,
+            "deadline_x": effort.deadline_x,
+        }
+        return receipt_of(text, spoken, effort.judge, self.bundle.parts, made)
 
     def candidates(
         self, text: str, voice: VoiceLike | None = None, n: int = 1, seed: int = 0, **sampling: object
@@ -296,7 +316,8 @@ class Synthesizer:
             ranking = self._ranked(job, means, limit_s, effort, number, len(jobs))
             best = ranking.judged[0].candidate
             stats = {"tokens": ranking.tokens, "generate_s": ranking.generate_s, "judge_s": ranking.judge_s}
-            spoken = Spoken(part, self._sounding(best), number, len(jobs), job.dropped, stats, ranking)
+            sounding, total = self._sounding(best), len(jobs)
+            spoken = Spoken(part, sounding, number, total, job.dropped, stats, job.params, ranking)
             _warn(spoken)
             yield spoken
 
@@ -324,7 +345,7 @@ class Synthesizer:
         began = time.perf_counter()
         candidate = self._heard(job, generations)[0]
         stats = {**generations[0].stats, "codec_s": time.perf_counter() - began}
-        spoken = Spoken(part, candidate, number, total, job.dropped, stats)
+        spoken = Spoken(part, candidate, number, total, job.dropped, stats, job.params)
         _warn(spoken)
         return spoken
 

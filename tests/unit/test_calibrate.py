@@ -167,7 +167,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     start = JudgeBlock.model_validate(
         {"combine": "mean", "empty": 0.1, "scorers": [
             {"name": "my.module:Naïve", "weight": 1e-5, "gate": True, "floor": 0.25, "label": 'a "b" \\'},
-            {"name": "prosody", "targets": {"rate": 1.1, "pitch": "low"}, "held_out": True, "list": [1, 2.5]},
+            {"name": "prosody", "targets": {"rate": 1.1, "a b": "\x7f"}, "held_out": True, "list": [1, 2.5]},
+            {"name": "x", "rows": [{"of": [True, float("inf")]}, {}]},
         ]}
     )  # fmt: skip
     path = tmp_path / "judge.toml"
@@ -220,6 +221,19 @@ def test_files_of_pairs_and_labels(tmp_path: Path, synthesizer: Synthesizer) -> 
     assert first.utterance.voice and first.utterance.voice.name == "ada"
     assert first.codes and first.audio and first.audio.duration_s == 1.0
     assert found[1].candidates[0].audio is None and found[1].kind == "told.jsonl"
+
+
+def test_who_speaks_in_a_line_without_a_voice(tmp_path: Path, synthesizer: Synthesizer) -> None:
+    default = synthesizer.bundle.default_voice
+    rows = [
+        {"text": "one", "codes": [1], "score": 1},
+        {"text": "one", "codes": [2], "score": 2, "voice": default},
+    ]
+    path = tmp_path / "told.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    [found] = labelled(path, synthesizer)
+    assert default and found.pairs == [(1, 0)]
+    assert [one.utterance.voice and one.utterance.voice.name for one in found.candidates] == [default] * 2
 
 
 GOOD = '{"text": "x", "codes": [1], "score": 1}'

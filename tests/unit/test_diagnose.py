@@ -1,5 +1,6 @@
 """Whose fault a wrong word is, by recognisers that hear what the test says."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ import pytest
 
 from llasa.bundle import Bundle, load_bundle
 from llasa.core import Audio, Codes
-from llasa.diagnose import Diagnosis, diagnose
+from llasa.diagnose import Diagnosis, Hearing, diagnose
 from llasa.errors import ConfigError, InputError, ScorerError
 from llasa.recognizers.base import Recognizer, TextForm, Transcript
 
@@ -161,6 +162,12 @@ def test_a_missed_and_an_added_word(tiny_bundle: Path):
     told = [(one.word.text, one.word.status, one.fault) for one in result.wrong]
     assert told == [("cat", "missed", "model"), ("", "added", "model")]
     assert result.wrong[0].hearings["first"].confidence is None
+    # The second one hears what was added as a part of the word before it.
+    joined = found(
+        tiny_bundle, Script(["the cat zebra sat on the mat"] * 2), Script(["the catze sat on the mat"] * 2)
+    )
+    assert [(one.word.status, one.fault) for one in joined.wrong] == [("added", "model")]
+    assert "second: no added word, but a word beside it was heard otherwise." in joined.wrong[0].evidence
     alone = found(tiny_bundle, heard, RIGHT)
     assert [one.fault for one in alone.wrong] == ["recogniser"] * 2
     assert "second: no added word." in alone.wrong[1].evidence
@@ -175,6 +182,17 @@ def test_one_recogniser_alone_is_unsure(tiny_bundle: Path):
 def test_the_only_word_of_a_text(tiny_bundle: Path):
     [wrong] = found(tiny_bundle, Knowing(["dog"] * 2), Script(["dog"] * 2), text="Mat!").wrong
     assert wrong.fault == "model" and wrong.hearings["first"].fit is None
+
+
+def test_numbers_for_programs_are_finite(tiny_bundle: Path):
+    result = found(tiny_bundle, Knowing([WRONG] * 2, found=-3.0), DEAF)
+    [place] = [i for i, one in enumerate(result.findings) if one.fault]
+    hearings = {"first": Hearing("dog", "changed", 1.0, float("nan"), -float("inf"))}
+    findings = [replace(one, hearings=hearings) for one in result.findings]
+    told = json.dumps(replace(result, findings=tuple(findings)).to_json(), allow_nan=False)
+    heard = json.loads(told)["findings"][place]["hearings"]["first"]
+    assert heard == {"heard": "dog", "status": "changed", "error": 1.0, "confidence": None, "fit": None}
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["findings"][place]["fault"] == "model"
 
 
 def test_what_cannot_be_diagnosed_is_refused(tiny_bundle: Path):

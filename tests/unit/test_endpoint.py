@@ -156,7 +156,7 @@ FAILURES: dict[str, tuple[Answer, str]] = {
     "trickling head": (trickle, "no whole answer"),
     "trickling body": (trickle_body, "no whole answer"),
     "500": (lambda handler, form: reply(handler, 500, b"out of memory"), "HTTP 500.*out of memory"),
-    "401": (lambda handler, form: reply(handler, 401, b""), "HTTP 401.*key"),
+    "401": (lambda handler, form: reply(handler, 401, b""), "HTTP 401.*LLASA_ENDPOINT_KEY"),
     "no http": (lambda handler, form: handler.wfile.write(b"SSH-2.0\r\n\r\n"), "BadStatusLine"),
     "html": (lambda handler, form: reply(handler, 200, b"<html>"), "no JSON with 'text'.*<html>"),
     "bytes": (lambda handler, form: reply(handler, 200, b"\xff\x00"), "no JSON with 'text'"),

@@ -10,7 +10,8 @@ import pytest
 from llasa.core import Audio, Candidate, Codes, Score, Utterance, Voice
 from llasa.errors import ConfigError, InputError, ScorerError
 from llasa.judge import Judge, JudgeBlock, Part, Rubric, build_judge, combined
-from llasa.scorers.base import CODES, LARGE_MODEL, SOUND, Parts
+from llasa.recognizers.base import Transcript
+from llasa.scorers.base import CODES, LARGE_MODEL, SOUND, Parts, load_scorer
 from llasa.text.reading import Reader
 
 
@@ -180,6 +181,92 @@ def test_one_unjudgeable_candidate_does_not_cost_the_others() -> None:
     assert values(judged) == [0.5, None, 0.6]
 
 
+class Service(First):
+    """Fails for a batch with a code of 13 or above 200; counts how often it was asked."""
+
+    asked = 0
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        self.asked += 1
+        if any(one.codes[0] == 14 for one in candidates):
+            raise InputError("unlucky")
+        if any(one.codes[0] == 13 or one.codes[0] > 200 for one in candidates):
+            raise ScorerError("HTTP 503")
+        return super().score(candidates)
+
+
+def test_one_failed_request_does_not_cost_the_others() -> None:
+    judged = Judge(Codec(), Service()).judge([candidate(code) for code in (50, 13, 60, 70)])
+    assert values(judged) == [0.5, None, 0.6, 0.7] and "503" in judged[1].reason
+
+
+@pytest.mark.parametrize("others", [(), (14,), (50,)])
+def test_a_dead_service_is_not_waited_for_again_and_again(others) -> None:
+    service = Service()
+    judged = Judge(Codec(), service).judge([candidate(code) for code in (*others, *range(201, 217))])
+    assert {one.status for one in judged[len(others) :]} == {"unjudged"}
+    assert all("503" in one.reason for one in judged[len(others) :])
+    assert service.asked == 3 + len(others)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, 0.5, [None, None], [0.5, 0.5], [Score(None)] * 2, [Score("0.5")] * 2,  # pyright: ignore
+     [Score(0.5, {"x": None})] * 2, [Score(0.5, {"x": math.nan})] * 2],  # pyright: ignore
+)  # fmt: skip
+def test_what_is_no_score_is_no_verdict(answer) -> None:
+    class Odd(Says):
+        def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+            return answer
+
+    judged = Judge(Codec(), Odd(0)).judge([candidate(50), candidate(60)])
+    assert [one.status for one in judged] == ["unjudged", "unjudged"]
+    assert "Judging by 'says'" in judged[0].reason
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    given = Score(np.float32(0.5), {"n": np.int64(3), "far": -math.inf})  # pyright: ignore[reportArgumentType]
+    score = Judge(Codec(), Says([given])).judge([candidate(50)])[0].score
+    assert score is not None and type(score.value) is float
+    assert {key: type(number) for key, number in score.measures.items()} == dict.fromkeys(
+        score.measures, float
+    )
+    assert (score.measures["n"], score.measures["far"]) == (3, -math.inf)
+
+
+@pytest.mark.parametrize("lacking", ["name", "partial", "cost", "score"])
+def test_what_is_no_scorer_is_refused(lacking) -> None:
+    has = {"name": "x", "partial": True, "cost": 0, "score": First.score}
+    made = type("Half", (), {key: value for key, value in has.items() if key != lacking})()
+    with pytest.raises(ConfigError, match=f"no '{lacking}' in a Half"):
+        Judge(Codec(), made)
+
+
+class Ears:
+    """Hears nothing."""
+
+    text_form = "characters"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def transcribe(self, audio: Sequence[Audio]) -> list[Transcript]:
+        return [Transcript("")] * len(audio)
+
+
+def test_a_recogniser_that_steers_cannot_be_held_out_as_well() -> None:
+    def block(second: str) -> JudgeBlock:
+        wer = {"name": "wer", "recognizer": "bundle"}
+        return JudgeBlock.model_validate(
+            {"scorers": [wer, wer | {"label": "second", "recognizer": second, "held_out": True}]}
+        )
+
+    given = Parts(Codec(), Reader(), Ears)
+    assert build_judge(block("other"), given)
+    with pytest.raises(ConfigError, match=r"'second' is held out.*'bundle'.*another one"):
+        build_judge(block("bundle"), given)
+
+
 def test_a_bug_in_a_scorer_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         Judge(Codec(), Says(ZeroDivisionError())).judge([candidate(50)])
@@ -223,8 +310,41 @@ def test_built_from_a_table_with_anyones_class() -> None:
 @pytest.mark.parametrize(
     ("entry", "hint"),
     [({"name": "repetitoin"}, "repetition"), ({"name": f"{__name__}:Second"}, "Second"),
-     ({"name": f"{__name__}:First", "cots": 1}, "cost"), ({"name": "no.module:First"}, "no")],
+     ({"name": f"{__name__}:First", "cots": 1}, "cost"), ({"name": "no.module:First"}, "no"),
+     ({"name": "os:path"}, "no class"), ({"name": "math:pi"}, "no class"), ({"name": ":X"}, "module:Class"),
+     ({"name": "..:X"}, "module:Class"), ({"name": f"{__name__}:Unread"}, "Nowhere"),
+     ({"name": f"{__name__}:Ears"}, "name")],
 )  # fmt: skip
 def test_unknown_names_and_options_are_refused_with_the_nearest(entry, hint) -> None:
     with pytest.raises(ConfigError, match=hint):
         build_judge(JudgeBlock.model_validate({"scorers": [entry]}), parts())
+
+
+class Open(First):
+    """Takes whatever it is given."""
+
+    def __init__(self, **options: float) -> None:
+        super().__init__("open")
+        self.options = options
+
+
+class Unread(First):
+    def __init__(self, place: "Nowhere" = None) -> None:  # noqa: F821 # pyright: ignore
+        super().__init__("unread")
+
+
+def test_a_class_of_any_options_is_given_them() -> None:
+    made = load_scorer(f"{__name__}:Open", {"speed": 2.0}, parts())
+    assert isinstance(made, Open) and made.options == {"speed": 2.0}
+    assert load_scorer(f"{__name__}:Open", {}, parts()).name == "open"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("similarity", {"low": 1.0}), ("duration", {"tolerance": 0.0}), ("duration", {"tolerance": math.inf}),
+     ("ending", {"unended": 5.0}), ("wer", {"cost": -7}), ("wer", {"cost": CODES}), ("nll", {"cost": 4}),
+     ("wer", {"scale": 0.0}), ("lm", {"scale": math.inf})],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(name, options) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        load_scorer(name, options, parts())

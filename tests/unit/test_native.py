@@ -1,18 +1,12 @@
-"""The native engine against transformers.generate, and its loop: slots, joins, loops, failures, loading."""
+"""The native engine against transformers.generate, and its loading."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 from torch import Tensor, nn
 from transformers import (
     BloomConfig,
@@ -21,8 +15,6 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     LogitsProcessor,
     MistralConfig,
     MistralForCausalLM,
@@ -35,34 +27,8 @@ from llasa.core import Ids, SamplingParams
 from llasa.engines.backbone import widen_attention
 from llasa.engines.base import generate
 from llasa.engines.native import NativeEngine
-from llasa.engines.sampling import LoopGuard
 from llasa.errors import BundleError, ConfigError, EngineError
-
-STOP = 60
-ALLOWED = (*range(20, 60), STOP)
-GREEDY = SamplingParams(
-    temperature=0,
-    allowed_token_ids=ALLOWED,
-    stop_token_ids=(STOP,),
-    min_tokens=8,
-    max_tokens=24,
-    loop_guard=False,
-)
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "vocab_size": 64,
-    "initializer_range": 0.3,
-    "max_position_embeddings": 512,
-}
-
-
-def llama(**changes) -> LlamaForCausalLM:
-    torch.manual_seed(1)
-    return LlamaForCausalLM(LlamaConfig(**SMALL | changes))
+from tests.causal import ALLOWED, GREEDY, SMALL, STOP, Scripted, llama, prompts, running
 
 
 def others() -> dict[str, PreTrainedModel]:
@@ -77,13 +43,6 @@ def others() -> dict[str, PreTrainedModel]:
         ),
         "bloom-alibi": BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, **width)),
     }
-
-
-@contextmanager
-def running(model: nn.Module, **settings) -> Iterator[NativeEngine]:
-    engine = NativeEngine(model, **{"max_length": 400} | settings)
-    yield engine
-    engine.close()
 
 
 class Only(LogitsProcessor):
@@ -124,13 +83,6 @@ def assert_same(ids: Ids, finish: str, expected: Ids, scores: list[Tensor]) -> N
     else:
         best = scores[parted].topk(2).values
         assert best[0] - best[1] < 1e-4
-
-
-def prompts() -> list[Ids]:
-    """Eight prompts of different lengths, half of them ending in 'voice' ids."""
-    generator = np.random.default_rng(0)
-    texts = [generator.integers(1, 20, n).tolist() for n in (1, 2, 5, 9, 14, 20, 33, 60)]
-    return [text + generator.integers(20, 60, 40).tolist() * (k % 2) for k, text in enumerate(texts)]
 
 
 def test_greedy_equals_transformers_alone_and_batched() -> None:
@@ -297,156 +249,6 @@ def test_head_follows_weights_in_training() -> None:
         after = engine.submit(prompts()[3], GREEDY).result()[0]
     assert before != after.ids
     assert_same(after.ids, after.finish, *reference(model, prompts()[3], GREEDY))
-
-
-class Scripted(nn.Module):
-    """A model whose next id depends on the last one only: {last id: [(next id, logit), ...]}."""
-
-    def __init__(self, script: dict[int, list[tuple[int, float]]]) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.full((64, 64), -20.0))
-        for last, following in script.items():
-            for token_id, logit in following:
-                self.table.data[last, token_id] = logit
-
-    def forward(self, input_ids: Tensor, **_) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.table[input_ids])
-
-
-class Gate(Scripted):
-    """Waits to be let through each step; may be told to fail."""
-
-    def __init__(self) -> None:
-        self.open, self.blocked, self.broken = threading.Event(), threading.Event(), False
-        self.open.set()
-        super().__init__({i: [(20 + (i * 7 + 1) % 40, 5.0)] for i in range(64)})
-
-    def forward(self, input_ids: Tensor, **_) -> SimpleNamespace:
-        if not self.open.is_set():
-            self.blocked.set()
-            assert self.open.wait(60)
-        if self.broken:
-            raise RuntimeError("no such kernel")
-        return super().forward(input_ids)
-
-
-def test_draws_of_the_engine_follow_the_exact_distribution() -> None:
-    choices = [(20 + k, 0.5 * k) for k in range(4)]
-    params = replace(GREEDY, temperature=1.0, n=60, max_tokens=60, min_tokens=60)
-    with running(Scripted({i: choices for i in range(64)})) as engine:
-        drawn = [i - 20 for generation in engine.submit([1], params).result() for i in generation.ids]
-    expected = torch.tensor([logit for _, logit in choices]).double().softmax(-1).numpy() * len(drawn)
-    assert chisquare(np.bincount(drawn, minlength=4), expected).pvalue > 1e-3
-
-
-def test_loop_is_cut_back_to_its_first_turn() -> None:
-    path = [1, 20, 21, 22, 30, 31, 32, 30]
-    script = {last: [(following, 5.0)] for last, following in pairwise(path)}
-    params = replace(GREEDY, loop_guard=True, max_tokens=300, logprobs=True)
-    with running(Scripted(script), loop_guard=LoopGuard(min_repeats=4, min_span=12, max_period=8)) as engine:
-        request = engine.submit([1], params)
-        steps, generation = list(request), request.result()[0]
-        assert engine.submit([1], replace(params, loop_guard=False)).result()[0].finish == "length"
-    assert (generation.ids, generation.finish) == ([20, 21, 22, 30, 31, 32], "loop")
-    assert len(generation.logprobs or []) == 6
-    told = [i for step in steps for i in step.ids]
-    assert told[: len(told) - steps[-1].rollback] == generation.ids
-    assert steps[-1].finish == "loop" and len(told) == 3 + 12 - 1
-
-
-def test_stop_ends_a_candidate_and_is_not_among_its_ids() -> None:
-    script = {1: [(20, 5.0)], 20: [(21, 5.0)], 21: [(STOP, 5.0)]}
-    with running(Scripted(script)) as engine:
-        generation = engine.submit([1], replace(GREEDY, min_tokens=1)).result()[0]
-    assert (generation.ids, generation.finish) == ([20, 21], "stop")
-    assert generation.stats["tokens"] == 2 and generation.stats["steps"] == 3
-    assert generation.stats["prefill_s"] >= 0 and generation.stats["decode_s"] > 0
-
-
-def test_cancelled_candidate_frees_its_slot_within_a_step() -> None:
-    endless = replace(GREEDY, max_tokens=10_000, min_tokens=10_000, n=2)
-    model = Gate()
-    with running(model, concurrency=2, max_length=20_000) as engine:
-        first = engine.submit([1], endless)
-        waiting = engine.submit([2], replace(GREEDY, max_tokens=3, min_tokens=3))
-        next(iter(first))
-        model.open.clear()
-        assert model.blocked.wait(60)
-        first.cancel(0)
-        seen = len([step for step in first._steps if step.candidate == 0 and step.ids])
-        model.open.set()
-        assert len(waiting.result()[0].ids) == 3
-        first.cancel()
-        generations = first.result()
-    assert [generation.finish for generation in generations] == ["cancelled", "cancelled"]
-    assert len(generations[0].ids) <= seen + 1 < len(generations[1].ids)
-
-
-def test_request_cancelled_while_waiting_is_over_at_once() -> None:
-    model = Gate()
-    with running(model, concurrency=1, max_length=20_000) as engine:
-        busy = engine.submit([1], replace(GREEDY, max_tokens=10_000, min_tokens=10_000))
-        next(iter(busy))
-        model.open.clear()  # not a step more, and the slot stays taken
-        waiting = engine.submit([2], replace(GREEDY, n=2))
-        waiting.cancel(1)
-        waiting.cancel()
-        waiting.cancel()
-        asker = threading.Thread(target=waiting.result, daemon=True)
-        asker.start()
-        asker.join(20)
-        over = not asker.is_alive()
-        model.open.set()
-        assert over
-        assert [(g.ids, g.finish) for g in waiting.result()] == [([], "cancelled")] * 2
-        assert [(step.candidate, step.finish) for step in waiting] == [(0, "cancelled"), (1, "cancelled")]
-        busy.cancel()
-        assert busy.result()[0].finish == "cancelled"
-        assert len(engine.submit([1], GREEDY).result()[0].ids) == 24
-        with pytest.raises(ConfigError, match=r"\[0, 2\)"):
-            waiting.cancel(2)
-
-
-def test_failure_reaches_everyone_and_the_engine_goes_on() -> None:
-    model = Gate()
-    with running(model, concurrency=2) as engine:
-        model.broken = True
-        requests = [engine.submit([1], replace(GREEDY, n=3)) for _ in range(3)]
-        for request in requests:
-            with pytest.raises(EngineError, match="no such kernel"):
-                request.result()
-            with pytest.raises(EngineError, match="no such kernel"):
-                list(request)
-        model.broken = False
-        assert len(engine.submit([1], GREEDY).result()[0].ids) == 24
-
-
-def test_closing_ends_those_who_wait() -> None:
-    engine = NativeEngine(Gate(), max_length=20_000, concurrency=1)
-    requests = [engine.submit([1], replace(GREEDY, max_tokens=10_000, min_tokens=10_000)) for _ in range(2)]
-    engine.close()
-    for request in requests:
-        with pytest.raises(EngineError, match="closed"):
-            request.result()
-    with pytest.raises(EngineError, match="closed"):
-        engine.submit([1], GREEDY)
-
-
-def test_many_threads_at_once() -> None:
-    params = replace(GREEDY, temperature=1.0, n=2, max_tokens=8, min_tokens=0)
-    found: dict[int, list[Ids]] = {}
-    with running(llama(), concurrency=7) as engine:
-        expected = [[g.ids for g in engine.submit([1 + k], params).result()] for k in range(10)]
-
-        def ask(k: int) -> None:
-            found[k] = [g.ids for g in engine.submit([1 + k % 10], params).result()]
-
-        threads = [threading.Thread(target=ask, args=(k,)) for k in range(30)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-    assert found == {k: expected[k % 10] for k in range(30)}
 
 
 @pytest.fixture(scope="module")

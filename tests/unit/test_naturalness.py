@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llasa.core import Audio, Candidate, Utterance
-from llasa.errors import ConfigError, MissingExtra, ScorerError
+from llasa.errors import BundleError, ConfigError, MissingExtra, ScorerError
 from llasa.scorers.naturalness import Naturalness
 from llasa.voice import load as load_voice
 from tests.conftest import STARTER, clip
@@ -51,6 +51,14 @@ def test_values_stay_in_range(tmp_path: Path, bias: float, value: float) -> None
 def test_what_is_not_finite_is_no_verdict(tmp_path: Path) -> None:
     with pytest.raises(ScorerError, match="not finite"):
         Naturalness(regressor(tmp_path, float("nan"))).score([candidate(clip(1.0))])
+
+
+@pytest.mark.parametrize("damage", ['"hidden_size": "x"', '"hidden_size": -1', '"hidden_size": null'])
+def test_a_damaged_configuration_is_refused(tmp_path: Path, damage: str) -> None:
+    config = Path(regressor(tmp_path, 3.0)) / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"hidden_size": 16', damage), "utf-8")
+    with pytest.raises(BundleError, match="Loading the model"):
+        Naturalness(str(tmp_path))
 
 
 def test_more_than_one_output_is_refused(tmp_path: Path) -> None:

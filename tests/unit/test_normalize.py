@@ -214,6 +214,12 @@ SIGNS = st.sampled_from(
 )
 
 
+def test_letters_of_other_scripts_end_an_address() -> None:
+    found = normalize("www.a.com日本www.b.com, http://c.de/日")
+    assert found.text == "w w w dot a dot com w w w dot b dot com, c dot de"
+    assert found.dropped == ("日", "本")
+
+
 @given(st.text() | st.lists(SIGNS).map("".join))
 def test_any_text_gives_plain_words_with_orderly_spans(text):
     try:

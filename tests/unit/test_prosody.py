@@ -90,7 +90,14 @@ def test_level_is_in_db() -> None:
     assert loud["level_sd_db"] == pytest.approx(quiet["level_sd_db"], abs=0.1)
 
 
-@pytest.mark.parametrize("n", [0, 1, 300, 32000])
+def test_no_sound_at_all_cannot_be_judged() -> None:
+    nothing = Audio(np.zeros(0, np.float32), RATE)
+    assert all(np.isfinite(value) for value in measure(nothing).values())
+    with pytest.raises(InputError, match="no audio"):
+        Case().value(nothing)
+
+
+@pytest.mark.parametrize("n", [1, 300, 32000])
 def test_silence_is_worth_nothing_and_harms_nothing(n: int) -> None:
     silence = Audio(np.zeros(n, np.float32), RATE)
     assert all(np.isfinite(value) for value in measure(silence).values())

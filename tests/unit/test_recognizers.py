@@ -1,5 +1,6 @@
 """Names of recognisers, the memory they share, and pocketsphinx."""
 
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llasa.core import Audio
-from llasa.errors import BundleError, ConfigError, InputError, MissingExtra
+from llasa.errors import BundleError, ConfigError, InputError, MissingExtra, ScorerError
 from llasa.recognizers import load_recognizer
 from llasa.recognizers.base import Recognizer, Transcript
 from llasa.recognizers.cache import Memory, checked
@@ -34,6 +35,22 @@ class Deaf:
 class Demanding(Deaf):
     def __init__(self, needed: str) -> None:
         self.needed = needed
+
+
+class Nameless:
+    text_form, transcribe = "characters", Deaf.transcribe
+
+
+class Formless:
+    name, transcribe = "x@0", Deaf.transcribe
+
+
+class Hearsay(Deaf):
+    text_form = "rumour"
+
+
+class Mute:
+    name, text_form = "x@0", "characters"
 
 
 def clip(n_samples: int, value: float = 0.1, sample_rate: int = 16000) -> Audio:
@@ -120,8 +137,6 @@ def test_names_of_the_caller_come_first(tmp_path: Path) -> None:
 def test_kinds_are_made_of_what_follows_the_colon(tmp_path: Path) -> None:
     CtcRecognizer.random(text_form="characters").save(tmp_path)
     assert load_recognizer(f"ctc:{tmp_path}", {}).text_form == "characters"
-    asked = load_recognizer("endpoint:http://localhost:9/v1#openai/whisper-1", {})
-    assert isinstance(asked, EndpointRecognizer) and asked.name == "endpoint@localhost:9/openai/whisper-1"
     with pytest.raises(BundleError, match="Loading Whisper"):
         load_recognizer(f"whisper:{tmp_path}", {})
 
@@ -144,13 +159,69 @@ def test_anyones_class_is_made_without_arguments() -> None:
         ("nowhere.at_all:Class", "nowhere"),
         (f"{__name__}:Dumb", "Dumb"),
         (f"{__name__}:Demanding", "needed"),
-        (f"{__name__}:STARTER", "not a callable"),
-        (".relative:Class", "relative"),
+        (f"{__name__}:STARTER", "no class"),
+        (".relative:Class", "module:Class"),
+        ("..:X", "module:Class"),
+        (f"{__name__}:", "module:Class"),
+        ("os:path", "no class"),
+        ("math:pi", "a float, no class"),
+        ("builtins:dict", "not known"),
+        (f"{__name__}:Nameless", "'name'"),
+        (f"{__name__}:Formless", "'text_form'"),
+        (f"{__name__}:Hearsay", "'rumour'.*phones, characters, written"),
+        (f"{__name__}:Mute", "'transcribe'"),
     ],
 )
 def test_unknown_names_are_refused(spec: str, found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         load_recognizer(spec, {})
+
+
+@pytest.mark.parametrize(
+    "body, found",
+    [
+        ("def broken(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("import nothing_like", "nothing_like"),
+    ],
+)
+def test_a_module_that_does_not_run_is_refused(
+    body: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_own.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=found):
+        load_recognizer("users_own:Class", {})
+
+
+def test_an_endpoint_is_looked_for_before_anything_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLASA_ENDPOINT_KEY", "s3cret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        asked = load_recognizer(f"endpoint:http://{place}/v1#openai/whisper-1", {})
+    assert isinstance(asked, EndpointRecognizer) and asked.name == f"endpoint@{place}/openai/whisper-1"
+    with pytest.raises(ScorerError, match=rf"{place}.*Start the server"):
+        load_recognizer(f"endpoint:http://{place}/v1#openai/whisper-1", {})
+
+
+def test_an_endpoint_is_sent_the_key_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[bytes] = []
+
+    def serve(server: socket.socket) -> None:
+        for _ in range(2):  # somebody looks whether it is there, then asks
+            with server.accept()[0] as link:
+                heads.append(link.recv(4096))
+                link.sendall(
+                    b'HTTP/1.0 200 OK\r\nContent-Length: 14\r\n\r\n{"text": "hi"}' if heads[-1] else b""
+                )
+
+    monkeypatch.setenv("LLASA_ENDPOINT_KEY", "s3cret")
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        job = pool.submit(serve, server)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        assert load_recognizer(f"endpoint:{url}#m", {}).transcribe([clip(160)]) == [Transcript("hi")]
+        job.result()
+    assert heads[0] == b"" and b"Authorization: Bearer s3cret" in heads[1]
 
 
 def test_pocketsphinx_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

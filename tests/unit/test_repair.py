@@ -15,6 +15,7 @@ from llasa.errors import ScorerError
 from llasa.judge import Judge, Part, Rubric
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.repair import FIRST_NUMBER, MARGIN_S, Repaired, failing_spans, repair
+from llasa.scorers.likelihood import ModelLikelihood
 from llasa.scorers.wer import ErrorRate
 from llasa.search import Ranking, Sample
 from llasa.spoken import Spoken
@@ -92,6 +93,7 @@ class Sayer:
     first_id: int
     texts: Sequence[str]
     finish: Finish = "stop"
+    logprob: float = -0.5
     name: str = "sayer"
     max_length: int = 4096
     concurrency: int = 8
@@ -102,7 +104,8 @@ class Sayer:
         n = len([one for one in prompt if one >= self.first_id])
         texts = [self.texts[i % len(self.texts)] for i in range(params.n)]
         ids = [[self.first_id + code for code in spelt(text)[n:]] for text in texts]
-        return Given([Generation(row, self.finish) for row in ids])
+        nats = [[self.logprob] * len(row) if params.logprobs else None for row in ids]
+        return Given([Generation(row, self.finish, of) for row, of in zip(ids, nats, strict=True)])
 
 
 class Scripted(Bundle):
@@ -127,14 +130,22 @@ def mended(tiny_bundle: Path) -> Repair:
     """Return what becomes of a speech that said `said`, when the engine would now say `texts`."""
     plain = load_bundle(tiny_bundle)
 
-    def run(said: str, *texts: str, text: str = TEXT, n: int = 2, speller: Speller | None = None):
+    def run(
+        said: str,
+        *texts: str,
+        text: str = TEXT,
+        n: int = 2,
+        speller: Speller | None = None,
+        logprob: float | None = None,
+    ):
         bundle = Scripted(plain.folder, plain.manifest.model_copy(update={"default_voice": None}))
         object.__setattr__(bundle, "texts", texts)
         synthesizer = Synthesizer(bundle)
         listener = Speller()
-        judge = Judge(bundle.codec, Rubric([Part(ErrorRate(listener, Reader()))]))
+        likely = [] if logprob is None else [Part(ModelLikelihood())]
+        judge = Judge(bundle.codec, Rubric([Part(ErrorRate(listener, Reader())), *likely]))
         job = synthesizer.job(text)
-        [first] = judge.judge([Candidate(job.utterance, spelt(said), "stop")])
+        [first] = judge.judge([Candidate(job.utterance, spelt(said), "stop", logprob)])
         ranking = Ranking((first,), len(said), "all 1 candidates were drawn", 0.0, 0.0)
         spoken = Spoken(segment(text)[0], first.candidate, ranking=ranking)
         if speller:
@@ -175,14 +186,43 @@ def test_the_old_speech_is_kept_around_the_span(mended: Repair):
 
 def test_nothing_better_changes_nothing(mended: Repair):
     done, engine, old = mended("the dog sat on the mat", "the dog sat on the mat", "the hen sat on the mat")
-    assert done.spoken is old
+    assert done.spoken.candidate is old.candidate
     assert [(one.kept, one.span) for one in done.attempts] == [(False, "cat")]
     assert len(engine.asked) == 1
 
 
+def test_what_a_rejected_repair_cost_is_counted(mended: Repair):
+    done, _, old = mended("the dog sat on the mat", "the dog sat on the mat", "the hen sat on the mat")
+    [attempt] = done.attempts
+    before, after = old.ranking, done.spoken.ranking
+    assert attempt.tokens > 0 and after.tokens == before.tokens + attempt.tokens
+    assert len(after.judged) == len(before.judged) + attempt.tries
+    assert after.judged[0] is before.judged[0] and after.stop.endswith("'cat' was said again")
+    assert done.spoken.stats["tokens"] == after.tokens and after.generate_s > before.generate_s
+
+
+def test_log_probabilities_are_carried_over(mended: Repair):
+    done, engine, old = mended("the dog sat on the mat", "the cat hat in a hut", logprob=-0.1)
+    [attempt] = done.attempts
+    assert attempt.kept and heard(done.spoken) == SAID
+    [(prompt, params)] = engine.asked
+    kept = len([one for one in prompt if one >= engine.first_id])
+    spliced = done.spoken.candidate
+    assert params.logprobs and spliced.logprob is not None and -0.5 < spliced.logprob < old.candidate.logprob
+    [whole] = {
+        one.candidate.logprob
+        for one in done.spoken.ranking.judged
+        if one.candidate.codes == spelt("the cat hat in a hut")
+    }
+    assert whole == pytest.approx((-0.1 * kept - 0.5 * (20 - kept)) / 20)
+    assert all(one.status == "scored" for one in done.spoken.ranking.judged)
+    plain, engine, _ = mended("the dog sat on the mat", "the cat hat in a hut")
+    assert plain.spoken.candidate.logprob is None and not engine.asked[0][1].logprobs
+
+
 def test_an_equal_value_is_not_preferred(mended: Repair):
     done, _, old = mended("the dog sat on the mat", "the pig sat on the mat")
-    assert done.spoken is old and done.attempts[0].before == done.attempts[0].after
+    assert done.spoken.candidate is old.candidate and done.attempts[0].before == done.attempts[0].after
 
 
 def test_the_worst_span_comes_first_and_all_are_tried(mended: Repair):
@@ -213,7 +253,7 @@ def test_what_cannot_be_repaired_comes_back(mended: Repair, tiny_bundle: Path):
     failed, _, old = mended("the dog sat on the mat", SAID, speller=Speller(fails=True))
     assert failed.spoken is old and failed.note == "Recognising: no answer."
     silent, _, old = mended("the", "")
-    assert silent.spoken is old
+    assert silent.spoken.candidate is old.candidate
 
 
 class Flat:

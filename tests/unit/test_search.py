@@ -5,13 +5,16 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any, cast
 
 import pytest
 
 from llasa.core import Candidate, Finish, Ids, Judged, SamplingParams, Score
 from llasa.errors import ConfigError, InputError, ScorerError
-from llasa.judge import Judge, Part, Rubric
-from llasa.scorers.base import LARGE_MODEL, Scorer
+from llasa.judge import Judge, JudgeBlock, Part, PartBlock, Rubric
+from llasa.recipe import Recipe, SearchBlock, build_search
+from llasa.recognizers.base import Recognizer
+from llasa.scorers.base import LARGE_MODEL, Parts, Scorer
 from llasa.search import (
     Adaptive,
     BeamSearch,
@@ -25,6 +28,7 @@ from llasa.search import (
     Search,
     search_for,
 )
+from llasa.text.reading import Reader
 from tests.planted import (
     CODES_PER_S,
     FIRST_ID,
@@ -252,8 +256,10 @@ def test_beams_keep_within_the_limits_of_the_job() -> None:
     ranking = searched(BeamSearch(2, 2, process=judge()), job, engine=engine)
     lengths = [(len(prompt) - HEAD, params.min_tokens, params.max_tokens) for prompt, params in engine.asked]
     assert set(lengths) == {(0, 12, 12), (12, 8, 12), (24, 0, 6)}
-    assert {one.candidate.finish for one in ranking.judged} == {"length"}
-    assert all(len(row) == 30 for row in codes(ranking))
+    assert {one.candidate.finish for one in ranking.judged} == {"length", "stop"}
+    lengths = {(one.candidate.finish, len(one.candidate.codes) == 30) for one in ranking.judged}
+    assert ("length", True) in lengths and ("length", False) not in lengths
+    assert all(len(row) >= 20 for row in codes(ranking))
 
 
 def test_beams_that_loop_are_dead() -> None:
@@ -290,6 +296,117 @@ def test_a_scorer_that_needs_whole_audio_cannot_lead_a_beam() -> None:
         BeamSearch(2, 2, process=judge(whole))
     rubric = Rubric([Part(oracle(), label="leads"), Part(whole, held_out=True)])
     assert searched(BeamSearch(2, 2, process=judge(rubric)), planted_job()).judged
+
+
+EARLY = Cheats(0, 3, 0, 0, 0)  # the only fault: it stops before the last word
+
+
+def hasty(candidate: Candidate) -> float:
+    """Like a judge of timbre that an early end pleases: the shorter, the better."""
+    return 1 / (1 + len(candidate.codes)) + 0.2 * (candidate.finish == "stop")
+
+
+@pytest.mark.parametrize("n", [None, 8])
+def test_beams_that_end_early_do_not_take_over(n: int | None) -> None:
+    for number in range(12):
+        engine, first = PlantedEngine(EARLY), BeamSearch(3, 4, until_s=1.0, process=judge(oracle(hasty)))
+        search = first if n is None else Hybrid(first, BestOfN(n))
+        job = planted_job(pass_rate=0.1, number=number)
+        ranking = searched(search, job, oracle(faults), engine)
+        last = [params.n for prompt, params in engine.asked if params.max_tokens > 25]
+        assert sum(last) == (n or len(last)) and ranking.stop == "beams were completed after 1.0 s"
+        assert all(len(prompt) == HEAD + 25 for prompt, params in engine.asked if params.max_tokens > 25)
+        if n:
+            assert max(len(row) for row in codes(ranking)) > 25
+
+
+def test_early_enders_wait_for_the_judge_of_the_run() -> None:
+    engine, process = PlantedEngine(EARLY), oracle(hasty)
+    final = oracle(faults)
+    beams = BeamSearch(3, 4, process=judge(process))
+    rankings = [searched(beams, planted_job(pass_rate=0.1, number=i), final, engine) for i in range(8)]
+    assert fmean(faults(ranking.judged[0].candidate) for ranking in rankings) > 0.95
+    ends = [sorted(len(row) for row in codes(ranking)) for ranking in rankings]
+    assert any(row[0] < 20 < 35 < row[-1] for row in ends)
+    for row in ends:  # at most `width` of each step of 12 codes
+        steps = [(length - 1) // 12 for length in row]
+        assert max(map(steps.count, steps)) <= 3
+    assert all(ranking.stop == "all beams ended" for ranking in rankings)
+
+
+@dataclass
+class Endless(PlantedEngine):
+    """Never stops, or always within one step once `stops_at` ids were drawn."""
+
+    stops_at: int | None = None
+
+    def say(self, prompt: Ids, params: SamplingParams, candidate: int) -> tuple[Ids, Finish, list[float]]:
+        length, number = len(prompt) - HEAD, params.first + candidate
+        if self.stops_at is not None and length >= self.stops_at and params.max_tokens < 60:
+            return [FIRST_ID + number], "stop", []
+        return [FIRST_ID + number] * params.max_tokens, "length", []
+
+
+def test_beams_that_never_stop_end_with_the_tokens() -> None:
+    engine = Endless()
+    ranking = searched(BeamSearch(2, 2, process=judge(oracle(hasty))), planted_job(), engine=engine)
+    assert {len(row) for row in codes(ranking)} == {planted_job().params.max_tokens} == {120}
+    assert len(ranking.judged) == 2 and ranking.stop == "all beams ended"
+
+
+@pytest.mark.parametrize("stops_at", [0, 12, 24])
+def test_hybrid_starts_anew_if_all_beams_have_ended(stops_at: int) -> None:
+    engine = Endless(stops_at=stops_at)
+    hybrid = Hybrid(BeamSearch(2, 3, until_s=2.0, process=judge(oracle(hasty))), BestOfN(5))
+    ranking = searched(hybrid, planted_job(), oracle(lambda _: 0.5), engine)
+    prompt, params = engine.asked[-1]
+    assert (prompt, params.n) == (planted_job().prompt, 5)
+    assert params.first >= 6  # candidates of other numbers than the first step drew
+    assert max(len(prompt) for prompt, _ in engine.asked) == HEAD + stops_at
+    assert ranking.stop == "all beams ended and others were drawn from the start"
+    assert {one.candidate.finish for one in ranking.judged} == {"stop", "length"}
+
+
+@dataclass
+class Dying:
+    """Judges the first calls and fails ever after."""
+
+    calls_left: int
+    asked: int = 0
+    name: str = "dying"
+    partial: bool = True
+    cost: int = LARGE_MODEL
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        self.asked += 1
+        if self.asked > self.calls_left:
+            raise ScorerError("Scoring: no answer in 30 s. Start the service.")
+        return [Score(0.5)] * len(candidates)
+
+
+@pytest.mark.parametrize(("search", "waves"), [(Adaptive(40, 4, None), 1), (Fallback(target=None), 2)])
+def test_a_dead_scorer_is_not_asked_again_and_again(search: Search, waves: int) -> None:
+    engine = PlantedEngine(EARLY)
+    with pytest.raises(ScorerError, match="no answer in 30 s"):
+        searched(search, planted_job(pass_rate=0.9), Dying(0), engine)
+    assert len(engine.asked) == waves
+
+
+def test_a_scorer_that_dies_does_not_take_what_was_scored() -> None:
+    ranking = searched(Adaptive(40, 4, None), planted_job(pass_rate=1.0), Dying(1))
+    assert [one.status for one in ranking.judged] == ["scored"] * 4 + ["unjudged"] * 4
+    assert ranking.stop == "no verdict: a scorer failed after 8 of 40 candidates were drawn"
+
+
+def test_beams_survive_a_process_judge_that_dies_if_some_have_ended() -> None:
+    job = planted_job(pass_rate=0.05)
+    beams = BeamSearch(4, 4, process=judge(Dying(2)))
+    engine = PlantedEngine(EARLY)
+    ranking = searched(beams, job, oracle(faults), engine)
+    assert min(len(row) for row in codes(ranking)) <= 24 and len(ranking.judged) > 1
+    assert ranking.judged[0].status == "scored"
+    with pytest.raises(ScorerError, match="no answer in 30 s"):
+        searched(BeamSearch(4, 4, process=judge(Dying(1))), planted_job(pass_rate=1.0))
 
 
 @dataclass
@@ -357,6 +474,50 @@ def test_the_dial() -> None:
     assert search_for(2, target=0.9) == Adaptive(2, 2, 0.9)
     assert search_for(8, target=0.9) == Adaptive(8, 4, 0.9)
     assert search_for(8, waves=True) == Adaptive(8, 4, None)
+
+
+def of_recipe(keys: dict[str, Any], effort: int | None = None, target: float | None = None) -> Search:
+    def no_recognizer(name: str) -> Recognizer:
+        raise ConfigError(name)
+
+    recipe = Recipe(judge=JudgeBlock(scorers=[PartBlock(name="repetition")]), search=SearchBlock(**keys))
+    parts = Parts(PlantedCodec(), cast(Reader, None), no_recognizer)
+    return build_search(recipe, judge(), parts, effort, target)
+
+
+def test_the_search_of_a_recipe() -> None:
+    assert of_recipe({}) == BestOfN(8) and of_recipe({}, 3) == BestOfN(3)
+    assert of_recipe({"target": 0.9}) == Adaptive(8, 4, 0.9) == of_recipe({"target": 0.1}, target=0.9)
+    ladder = {"strategy": "fallback", "temperatures": [0.0, 1.0]}
+    assert of_recipe(ladder, target=0.3) == Fallback((0.0, 1.0), 0.3) == of_recipe(ladder, 8, 0.3)
+    beam = of_recipe({"strategy": "beam", "width": 2})
+    assert isinstance(beam, BeamSearch) and (beam.width, beam.until_s) == (2, None)
+    hybrid = of_recipe({"strategy": "hybrid", "n": 5}), of_recipe({"strategy": "hybrid", "n": 5}, 3)
+    assert [one.then.n for one in hybrid if isinstance(one, Hybrid)] == [5, 3]
+    assert of_recipe({"strategy": "beam"}, 1) == Sample() == of_recipe(ladder, 1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "effort", "target", "named"),
+    [
+        ("beam", 4, None, "effort 4 .* 'beam', whose size is `width` and `branch`"),
+        ("fallback", 4, None, "effort 4 .* 'fallback', whose size is `temperatures`"),
+        ("beam", None, 0.9, "target 0.9 .* 'beam', which has no target"),
+        ("beam", 1, 0.9, "target 0.9 .* 'beam', which has no target"),
+        ("hybrid", 4, 0.0, "target 0 .* 'hybrid', which has no target"),
+        ("beam", 0, None, "effort is 0"),
+        ("fallback", 0, None, "effort is 0"),
+        ("hybrid", 0, None, "n is 0"),
+    ],
+)
+def test_what_a_strategy_cannot_follow_is_refused(
+    strategy: str, effort: int | None, target: float | None, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        of_recipe({"strategy": strategy}, effort, target)
+    if target is not None:
+        with pytest.raises(ConfigError, match=named):
+            of_recipe({"strategy": strategy, "target": target}, effort)
 
 
 @pytest.mark.parametrize(

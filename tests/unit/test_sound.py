@@ -192,6 +192,24 @@ def test_timbre_decodes_a_voice_once_and_prefers_its_recording() -> None:
     assert codec.decoded == 1
 
 
+def test_timbre_tells_recordings_of_one_name_and_text_apart() -> None:
+    codec = Buzz()
+    scorer = Timbre(codec)
+    scored(scorer, [spoken()])
+    again = replace(VOICE, reference=clip())
+    own = Candidate(Utterance("0", "the cat", again), [1], "stop", audio=spoken())
+    assert scorer.score([own]) == Timbre(codec).score([own])
+
+
+def test_timbre_remembers_no_more_voices_than_it_may() -> None:
+    codec = Buzz()
+    scorer = Timbre(codec)
+    voices = [replace(VOICE, name=str(number)) for number in range(65)]
+    for voice in (*voices, voices[0]):
+        scorer.score([Candidate(Utterance("0", "the cat", voice), [1], "stop", audio=spoken(0.2))])
+    assert codec.decoded == 66  # the first was dropped for the last
+
+
 def test_timbre_needs_a_voice() -> None:
     with pytest.raises(InputError, match="has no voice"):
         Timbre(Buzz()).score([Candidate(Utterance("0", "the cat"), [1], "stop", audio=spoken())])

@@ -31,6 +31,8 @@ def test_negative_decibels() -> None:
         (" , ", r"found nothing"),
         ("rate=1,rate=2", r"given twice"),
         ("emotion=3", r"Use a label"),
+        ("emotion=", r"Use a label"),
+        ("rate=fast,emotion= ", r"Use a label"),
     ],
 )
 def test_refusals_say_what_is_allowed(text: str, said: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llasa.codec.compact import CompactCodec
 from llasa.core import Audio, Candidate, Utterance
-from llasa.errors import ConfigError, InputError
+from llasa.errors import ConfigError, InputError, ScorerError
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.scorers.base import Parts, load_scorer
 from llasa.scorers.wer import ErrorRate, Match, compare, is_missed, is_said, spoken_part, worst_stretch
@@ -216,3 +216,11 @@ def test_every_beginning_of_the_right_words_is_perfect(text: str, count: int) ->
     whole = text.split()
     heard = whole[: 1 + count % len(whole)]
     assert score(" ".join(heard), text, finish="partial").value == 1
+
+
+@pytest.mark.parametrize("heard", [[], [None], ["hello"]])
+def test_what_is_no_transcript_is_no_verdict(heard: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told("hello")
+    monkeypatch.setattr(told, "transcribe", lambda audio: heard)
+    with pytest.raises(ScorerError, match="Give a Transcript"):
+        ErrorRate(told, Reader()).score([candidate("hello")])

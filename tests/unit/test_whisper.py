@@ -196,3 +196,17 @@ def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(config.replace('"d_model": 16', '"d_model": 32'), "utf-8")
     with pytest.raises(BundleError, match="Loading Whisper"):
         WhisperRecognizer.load(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("damage", ['"d_model": "x"', '"d_model": null', '"d_model": -1'])
+def test_a_damaged_configuration_is_refused(damage: str, tmp_path: Path) -> None:
+    save_tiny_whisper(tmp_path)
+    config = (tmp_path / "config.json").read_text("utf-8")
+    (tmp_path / "config.json").write_text(config.replace('"d_model": 16', damage), "utf-8")
+    with pytest.raises(BundleError, match="Loading Whisper"):
+        WhisperRecognizer.load(tmp_path, "cpu")
+
+
+def test_an_unknown_dtype_is_no_damage(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="int3"):
+        WhisperRecognizer.load(folder, "cpu", dtype="int3")

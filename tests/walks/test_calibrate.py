@@ -56,6 +56,8 @@ def test_labels_to_a_recipe(run: Run, tmp_path: Path, told: Path, judge: Path, t
     asked = ("calibrate", "--judge", judge, "--pairs", told, "--bundle", tiny_bundle)
     ran = run(*asked, "-o", "new.toml")
     assert (ran.code, ran.out) == (0, "new.toml\n") and "told.jsonl" in ran.err
+    assert "Fitted to 18 pairs. Of 6 pairs of other texts, in the right order:" in ran.err
+    assert ("no better than before" in ran.err) == (" 100.0%   100.0%" in ran.err)
     written = (tmp_path / "new.toml").read_text(encoding="utf-8")
     assert written.startswith("# Fitted by `llasa calibrate` to the pairs of told.jsonl: 18 pairs.\n")
     block = read_recipe(tmp_path / "new.toml").judge
@@ -93,6 +95,15 @@ def test_what_cannot_be_done_is_refused(
 ) -> None:
     ran = run("calibrate", *flags, "--bundle", tiny_bundle)
     assert ran.code == 2 and said in ran.err and not ran.out
+
+
+def test_what_is_read_is_not_written_over(run: Run, judge: Path, told: Path, tiny_bundle: Path) -> None:
+    asked = ("calibrate", "--judge", judge, "--pairs", told, "--bundle", tiny_bundle)
+    for path in (judge, told):
+        before = path.read_text(encoding="utf-8")
+        ran = run(*asked, "-o", path.name)
+        assert ran.code == 2 and "it is read too" in ran.err and "Name another file" in ran.err
+        assert path.read_text(encoding="utf-8") == before
 
 
 def test_a_bad_line_is_named(run: Run, tmp_path: Path, judge: Path, tiny_bundle: Path) -> None:

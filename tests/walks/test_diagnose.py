@@ -51,7 +51,8 @@ def test_words_are_told_for_programs(run: Run, hearing_bundle: Path, sound: Path
 def test_words_are_told_to_people(run: Run, hearing_bundle: Path, sound: Path):
     told = run("diagnose", sound, *TEXT, "--bundle", hearing_bundle)
     assert told.code == 0
-    assert "second heard" in told.out and "mat" in told.out
+    assert "heard second" in told.out and "mat" in told.out
+    assert "first recogniser (ctc-phones@" in told.err and "share heard otherwise: recording " in told.err
     assert "words went wrong" in told.err and "Hint: " in told.err and "fit " in told.err
 
 

@@ -1,6 +1,8 @@
 """Searching for speech, by the real command on the starter: candidates, receipt, deadline, refusals."""
 
 import json
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +27,11 @@ def test_effort_keeps_candidates_and_writes_a_receipt(run: Run, tmp_path: Path) 
     ran = run("say", TEXT, "--effort", 3, "--candidates", "tries", "--receipt", "-o", "x.wav", "--json")
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
-    receipt = json.loads((tmp_path / "x.receipt.json").read_text())
-    assert receipt == told["receipt"] and told["receipt_file"] == "x.receipt.json"
+    receipt = json.loads((tmp_path / "x.wav.receipt.json").read_text())
+    assert receipt == told["receipt"] and told["receipt_file"] == "x.wav.receipt.json"
     assert receipt["text"] == TEXT and receipt["recognizer"] != receipt["held_out"] is not None
     for part in receipt["segments"]:
-        assert part["judged"] == 3 and part["heard"] and "second.value" in part["measures"]
+        assert part["drawn"] == 3 and part["heard"] and "second.value" in part["measures"]
         assert all(TEXT[word["start"] : word["end"]] == word["text"] for word in part["words"])
     words = [word["text"] for part in receipt["segments"] for word in part["words"] if word["text"]]
     assert words[:2] == ["The", "cat"] and any("12.50" in word for word in words)
@@ -44,8 +46,8 @@ def test_effort_keeps_candidates_and_writes_a_receipt(run: Run, tmp_path: Path) 
 def test_a_person_is_told_what_was_heard(run: Run, tmp_path: Path) -> None:
     ran = run("say", "Good morning.", "--receipt")
     assert ran.code == 0 and ran.out == "llasa.wav\n"
-    assert "heard: " in ran.err and "1 judged" in ran.err
-    assert (tmp_path / "llasa.receipt.json").is_file()
+    assert "heard: " in ran.err and "1 drawn" in ran.err
+    assert (tmp_path / "llasa.wav.receipt.json").is_file()
 
 
 def test_effort_one_of_a_search_is_the_plain_first_try(starter: Synthesizer) -> None:
@@ -160,3 +162,75 @@ def test_a_recipe_with_a_search_only_is_judged_by_the_bundles_own(
     assert recipe.judge == starter.recipe().judge and recipe.search.strategy == "fallback"
     with pytest.raises(ConfigError, match="judge"):
         read_recipe(tmp_path / "r.toml")
+
+
+def test_word_times_are_those_of_the_written_sound(run: Run, tmp_path: Path) -> None:
+    text = "Good morning. The boats came home."
+    ran = run("say", text, "--effort", 2, "-o", "x.wav", "--json")
+    told = json.loads(ran.out)
+    words = [word for part in told["receipt"]["segments"] for word in part["words"] if word["end_s"]]
+    times = [time for word in words for time in (word["start_s"], word["end_s"])]
+    assert times == sorted(times) and times[-1] <= told["duration_s"] + 0.05
+    # The first word of the second sentence comes after the speech and the pause of the first.
+    first = told["segments"][0]["duration_s"]
+    boats = next(word for word in words if word["text"] == "boats")
+    assert boats["start_s"] > first - 0.5
+
+
+def test_a_winner_that_was_ruled_out_is_heard_all_the_same(run: Run, tmp_path: Path) -> None:
+    text = "Hello there my dear friends."
+    ran = run("say", text, "--effort", 2, "--set", "max_tokens=20", "--candidates", "tries", "--json")
+    told = json.loads(ran.out)
+    part = told["receipt"]["segments"][0]
+    assert part["status"] == "bad" and part["ruled_out"] == 2 and told["warnings"]
+    assert part["heard"] and any(word["status"] == "missed" for word in part["words"])
+    assert (tmp_path / "tries" / "01-01.wav").is_file()
+
+
+@pytest.mark.parametrize("flags", [["--target", "0.0"], ["--deadline", "0.001s"]])
+def test_a_wish_without_an_effort_searches(run: Run, flags: list[str]) -> None:
+    told = json.loads(run("say", "Hi there.", *flags, "--json").out)
+    assert told["receipt"]["segments"][0]["drawn"] == 4
+
+
+def test_a_witness_that_is_down_costs_only_its_word(run: Run, tmp_path: Path) -> None:
+    class Gone:
+        """Accepts connections and hangs up."""
+
+        def __init__(self) -> None:
+            self.socket = socket.create_server(("127.0.0.1", 0))
+            threading.Thread(target=self.serve, daemon=True).start()
+
+        def serve(self) -> None:
+            while True:
+                self.socket.accept()[0].close()
+
+    url = f"http://127.0.0.1:{Gone().socket.getsockname()[1]}/v1#m"
+    (tmp_path / "r.toml").write_text(
+        '[judge]\n[[judge.scorers]]\nname = "wer"\n'
+        f'[[judge.scorers]]\nname = "wer"\nlabel = "far"\nheld_out = true\nrecognizer = "endpoint:{url}"\n'
+    )
+    ran = run("say", "Hello there.", "--judge", "r.toml", "--effort", 2, "-o", "x.wav", "--json")
+    part = json.loads(ran.out)["receipt"]["segments"][0]
+    assert ran.code == 0 and (tmp_path / "x.wav").is_file()
+    assert part["heard"] and part["second_heard"] is None and "127.0.0.1" in part["note"]
+
+
+def test_the_receipt_says_how_to_make_it_again(starter: Synthesizer, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[search]\nn = 2\ntemperature = 1.1\n")
+    effort = starter.effort(None, starter.recipe(tmp_path / "r.toml"))
+    spoken = list(starter.speak("Good morning.", seed=9, effort=effort))
+    made = starter.receipt("Good morning.", spoken, effort).made
+    assert made["sampling"]["seed"] == 9 and made["sampling"]["temperature"] == 1.1
+    assert made["search"] == "BestOfN" and made["recipe"]["search"]["n"] == 2 and made["voice"] == "rufus"
+
+
+def test_a_judge_without_a_witness_gets_the_bundles(starter: Synthesizer, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('[judge]\n[[judge.scorers]]\nname = "wer"\n')
+    effort = starter.effort(1, starter.recipe(tmp_path / "r.toml"))
+    assert [part.held_out for part in effort.judge.rubric.parts] == [False, True]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(run: Run, tmp_path: Path) -> None:
+    ran = run("say", "Hello.", "--effort", 2, "--candidates", "/proc/none/tries")
+    assert ran.code == 2 and "tries" in ran.err and not list(tmp_path.iterdir())

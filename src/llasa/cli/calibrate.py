@@ -21,7 +21,7 @@ EPILOG = examples(
     "llasa calibrate --pairs liked.jsonl --lines 4 --combine harmonic --combine mean --json",
     'llasa say "Hello there." --effort 8 --judge judge.toml',
     "A line of liked.jsonl names two sound files, or labels one; paths are relative to it. Of the same text "
-    "and voice, the higher score or the lower rank is better:",
+    "and voice (the bundle's default one if left out), the higher score or the lower rank is better:",
     '{"text": "Hello there.", "voice": "rufus", "better": "take2.wav", "worse": "take1.wav"}',
     '{"text": "Hello there.", "voice": "rufus", "audio": "take1.wav", "score": 3.5}',
     "A quarter of the texts is held out, and says how good the result is.",
@@ -37,7 +37,8 @@ def calibrate(
         Path | None, typer.Option(help="JSONL of pairs or labels; planted defects if left out.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Recipe to write; standard output if left out.")
+        Path | None,
+        typer.Option("--output", "-o", help="File for the new [judge] alone; standard output if left out."),
     ] = None,
     lines: Annotated[
         int | None,
@@ -52,7 +53,7 @@ def calibrate(
 ) -> None:
     """Fit the weights of a judge to pairs of better and worse speech."""
     count = (0 if pairs else LINES_ALONE) if lines is None else lines
-    _check(output, pairs, count)
+    _check(output, judge, pairs, count)
     from llasa.audio import replace_file
     from llasa.bundle import load_bundle
     from llasa.calibrate import fit, judged, to_toml
@@ -75,11 +76,15 @@ def calibrate(
     _tell(found, start, text, output, json)
 
 
-def _check(output: Path | None, pairs: Path | None, lines: int) -> None:
+def _check(output: Path | None, judge: Path | None, pairs: Path | None, lines: int) -> None:
     if not (pairs or lines):
         raise ConfigError("Calibrating: found --lines 0 and no --pairs. Give one of them.")
     if output and not output.resolve().parent.is_dir():
         raise ConfigError(f"Writing '{output}': there is no such folder. Make it, or name another.")
+    for given in (judge, pairs):
+        if output and given and output.exists() and given.exists() and output.samefile(given):
+            found = "it is read too, and all in it but [judge] would be lost"
+            raise ConfigError(f"Writing '{output}': {found}. Name another file, then copy its [judge] over.")
 
 
 def _combines(names: list[str]) -> "list[Combine] | None":
@@ -127,9 +132,12 @@ def _comments(found: "Fit", origin: str) -> list[str]:
 def _tell(found: "Fit", start: "JudgeBlock", text: str, output: Path | None, json: bool) -> None:
     if json:
         return emit(_report(found, start, text, output))
-    note(f"{'pairs':12} {'before':>8} {'after':>8}")
+    note(f"Fitted to {found.pairs[0]} pairs. Of {found.pairs[1]} pairs of other texts, in the right order:")
+    note(f"{'':12} {'before':>8} {'after':>8}")
     for kind, (before, after) in found.ordered.items():
         note(f"{kind:12} {before:8.1%} {after:8.1%}")
+    if found.ordered["all"][1] <= found.ordered["all"][0]:
+        note("That is no better than before: keep the old weights, or give more pairs.")
     if found.unjudged:
         note(f"{found.unjudged} candidates got no verdict and were left out.")
     if found.removable:

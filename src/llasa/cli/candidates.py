@@ -17,14 +17,19 @@ COLUMNS, SHOWN = 4, 32
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written, before any work.
+    """Make a folder, refusing one that cannot be written, before any work.
 
     Raises:
-        ConfigError: it is a file, or it already holds something. MissingExtra: matplotlib is missing.
+        ConfigError: it is a file, already holds something, or cannot be made. MissingExtra: no matplotlib.
     """
+    doing = f"Keeping the candidates in '{folder}'"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         found = "it is not empty" if folder.is_dir() else "it is a file"
-        raise ConfigError(f"Keeping the candidates in '{folder}': {found}. Name a new folder.")
+        raise ConfigError(f"{doing}: {found}. Name a new folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{doing}: the system says: {error.strerror}. Name another folder.") from error
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -32,15 +37,30 @@ def check_folder(folder: Path) -> None:
 
 
 def keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
-    """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`; ranks count from 1, the best."""
+    """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`; ranks count from 1, the best.
+
+    The picture shows the first 32.
+
+    Raises:
+        ConfigError: the folder or a file in it cannot be written.
+    """
+    try:
+        _keep(folder, spoken)
+    except OSError as error:
+        found = f"the system says: {error.strerror}"
+        raise ConfigError(f"Keeping the candidates in '{folder}': {found}. Name another folder.") from error
+
+
+def _keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
     from llasa.audio import write
 
-    folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     pictures: list[tuple[str, Audio]] = []
     for one in spoken:
         for rank, judged in enumerate(one.ranking.judged if one.ranking else (), 1):
-            name, audio = f"{one.number:02}-{rank:02}", judged.candidate.audio
+            # The winner is heard even if it was ruled out before it was decoded.
+            audio = one.candidate.audio if rank == 1 else judged.candidate.audio
+            name = f"{one.number:02}-{rank:02}"
             if audio is not None:
                 write(folder / f"{name}.wav", audio)
                 pictures.append((f"{name}  {_verdict(judged)}", audio))
@@ -73,6 +93,8 @@ def _verdict(judged: "Judged") -> str:
 
 
 def _row(one: "Spoken", rank: int, judged: "Judged", file: str | None) -> dict[str, object]:
+    from llasa.receipt import finite
+
     candidate, score = judged.candidate, judged.score
     return {
         "segment": one.number,
@@ -82,7 +104,7 @@ def _row(one: "Spoken", rank: int, judged: "Judged", file: str | None) -> dict[s
         "status": judged.status,
         "reason": judged.reason,
         "value": score.value if score else None,
-        "measures": dict(score.measures) if score else {},
+        "measures": finite(score.measures) if score else {},
         "note": score.note if score else "",
         "finish": candidate.finish,
         "logprob": candidate.logprob,

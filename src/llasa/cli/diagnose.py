@@ -13,8 +13,17 @@ if TYPE_CHECKING:
 EPILOG = examples(
     'llasa diagnose llasa.wav --text "What it should say."',
     'llasa diagnose llasa.wav --text "What it should say." --clean me.wav --second pocketsphinx',
+    "error: share of the word that was heard otherwise. confidence: of the recogniser in what it heard. fit: "
+    "how much better the word fits the sound than its absence, nats; below 0 it is hardly there.",
 )
 MAX_S = 120.0  # recognisers take a sound whole
+ADDED = "(added)"
+_FAULTS = {
+    "model": "the model said it wrong",
+    "codec": "the codec spoils it",
+    "recogniser": "the recogniser misheard it",
+    "unclear": "not clear whose fault it is",
+}
 
 
 def diagnose(
@@ -48,9 +57,11 @@ def _print(found: "Diagnosis") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("word", "from s", "to s", "first heard", "second heard", "fault", box=None)
+    table = Table(
+        "word", "start s", "end s", "heard first", "heard second", "fault", box=None, pad_edge=False
+    )
     for one in found.findings:
-        cells = (one.word.text or "(added)", _time(one.word.start_s), _time(one.word.end_s))
+        cells = (one.word.text or ADDED, _time(one.word.start_s), _time(one.word.end_s))
         told = (_heard(one, "first"), _heard(one, "second"), one.fault or "")
         table.add_row(*(Text(cell) for cell in (*cells, *told)), style="bold" if one.fault else None)
     Console(width=None if Console().is_terminal else 100, highlight=False).print(table)
@@ -59,12 +70,16 @@ def _print(found: "Diagnosis") -> None:
 def _tell(found: "Diagnosis") -> None:
     """Tell the evidence, then the sum of it."""
     for one in found.wrong:
-        note(f"{one.word.text or '(added)'}: {one.fault}")
+        note(f"{one.word.text or ADDED}: {_FAULTS[one.fault or 'unclear']}")
         for sentence in one.evidence:
             note(f"  {sentence}")
-    listened = ", ".join(f"{name} is {who}" for name, who in found.recognizers.items())
-    rates = ", ".join(f"{name} {rate:.2f}" for name, rate in found.errors.items())
-    note(f"{len(found.wrong)} of {len(found.findings)} words went wrong; {listened}; errors: {rates}")
+    for ear, who in found.recognizers.items():
+        own = {name[len(ear) + 2 :]: rate for name, rate in found.errors.items() if name.startswith(ear)}
+        told = ", ".join(f"{sound or 'recording'} {rate:.0%}" for sound, rate in own.items())
+        note(f"{ear} recogniser ({who}), share heard otherwise: {told}")
+    added = sum(not one.word.text for one in found.findings)
+    wrong, words = len(found.wrong) - added, len(found.findings) - added
+    note(f"{wrong} of {words} words went wrong" + (f", added: {added}" if added else ""))
 
 
 def _time(seconds: float | None) -> str:
@@ -72,7 +87,6 @@ def _time(seconds: float | None) -> str:
 
 
 def _heard(finding: "Finding", name: str) -> str:
+    """Return what was heard, a dash if that was nothing."""
     hearing = finding.hearings.get(name)
-    if hearing is None:
-        return ""
-    return hearing.heard or "(nothing)"
+    return hearing.heard or "-" if hearing else "-"

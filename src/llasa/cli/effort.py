@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from llasa.cli.terminal import note
 from llasa.errors import ConfigError
@@ -19,7 +21,18 @@ if TYPE_CHECKING:
     from llasa.spoken import Spoken
     from llasa.synthesizer import Effort, Synthesizer
 
-STYLED_EFFORT = 8
+USUAL_EFFORT = 8  # where something has to be searched for and nobody said how hard
+
+EffortOption = Annotated[int | None, typer.Option(help="Candidates a segment: the judge keeps the best.")]
+JudgeOption = Annotated[Path | None, typer.Option(help="TOML with [judge], [search] or both.")]
+TargetOption = Annotated[float | None, typer.Option(help="Stop at a candidate this good, 0 to 1.")]
+DeadlineOption = Annotated[str | None, typer.Option(help="Stop in time: 10s, or 2x the speech's length.")]
+StyleOption = Annotated[
+    str | None, typer.Option(help="Search for it: rate=1.1,pitch_range=wide,energy=high.")
+]
+RepairOption = Annotated[bool, typer.Option("--repair", help="Say failing words again.")]
+CandidatesOption = Annotated[Path | None, typer.Option(help="Keep all candidates in this new folder.")]
+ReceiptOption = Annotated[bool, typer.Option("--receipt", help="Write what was heard beside the sound.")]
 
 
 @dataclass(frozen=True)
@@ -41,12 +54,19 @@ class Wanted:
         plain = self.effort in (None, 1) and not (self.receipt or self.repair or self.candidates)
         return not plain or any(x is not None for x in (self.judge, self.target, self.deadline, self.style))
 
-    def check(self) -> None:
+    def check(self, has_file: bool) -> None:
         """Refuse what is wrong whatever the bundle is.
 
+        Args:
+            has_file: whether the sound goes to a file, beside which a receipt can lie.
+
         Raises:
-            ConfigError: a number is out of range, or the folder for the candidates is taken.
+            ConfigError: a number is out of range, the folder for candidates is taken or cannot be made, or
+                there is no place for the receipt.
         """
+        if self.receipt and not has_file:
+            found = "there is no file it could lie beside"
+            raise ConfigError(f"Writing the receipt: {found}. Use -o FILE, or --json.")
         if self.effort is not None and self.effort < 1:
             raise ConfigError(f"Reading the flags: --effort is {self.effort}. Use 1 or more.")
         if self.target is not None and not 0 <= self.target <= 1:
@@ -76,9 +96,22 @@ class Wanted:
         if self.style is not None:
             recipe = with_style(recipe, parse_style(self.style))
         n = self.effort
-        if n is None:
-            n = recipe.search.n if self.judge else STYLED_EFFORT if self.style is not None else 1
+        if n is None and self.judge is None:
+            searches = (self.style, self.target, self.deadline)
+            n = 1 if all(wish is None for wish in searches) else USUAL_EFFORT
         return synthesizer.effort(n, recipe, target=self.target, **self.limits())
+
+    def keep(self, spoken: "Sequence[Spoken]", receipt: "Receipt", output: str) -> dict[str, object]:
+        """Write what was asked for besides the sound, and return what the report says of it."""
+        told: dict[str, object] = {}
+        if self.candidates is not None:
+            from llasa.cli.candidates import keep
+
+            keep(self.candidates, spoken)
+            told["candidates"] = str(self.candidates)
+        if self.receipt:
+            told["receipt_file"] = str(write_receipt(receipt, output))
+        return told
 
 
 @contextmanager
@@ -117,31 +150,33 @@ def repaired(
 
 
 def write_receipt(receipt: "Receipt", output: str) -> Path:
-    """Write a receipt beside a sound file and return its path."""
+    """Write a receipt beside a sound file, `NAME.wav.receipt.json`, and return its path."""
     from llasa.audio import replace_file
 
-    path = Path(output).with_suffix(".receipt.json")
-    text = json.dumps(receipt.to_json(), indent=2, ensure_ascii=False) + "\n"
+    path = Path(f"{output}.receipt.json")
+    text = json.dumps(receipt.to_json(), indent=2, ensure_ascii=False, default=str) + "\n"
     replace_file(path, text.encode())
     return path
 
 
 def tell_receipt(receipt: "Receipt", tell: Callable[[str], None] = note) -> None:
-    """Tell a person what was heard, and which words were not."""
+    """Tell a person what was heard, which words were not, and how close a style came."""
     for part in receipt.segments:
         tell(_line(part))
         for word in part.words:
             if word.status != "said":
                 place = "" if word.start_s is None else f" at {word.start_s:.1f} s"
-                tell(
-                    f"  {word.status}: {word.text!r}{place}"
-                    + (f", heard {word.heard!r}" if word.heard else "")
-                )
+                heard = f", heard {word.heard!r}" if word.heard else ""
+                tell(f"  {word.status}: {word.text!r}{place}{heard}")
+        reached = {
+            key.removesuffix(".reached"): v for key, v in part.measures.items() if key.endswith(".reached")
+        }
+        for name, value in reached.items():
+            tell(f"  {name}: {value:.2f}, wanted {part.measures[f'{name}.wanted']:.2f}")
 
 
 def _line(part: "SegmentReceipt") -> str:
     value = "no verdict" if part.value is None else f"{part.value:.2f}"
-    second = part.measures.get("second.value")
-    held_out = "" if second is None else f", held-out recogniser {second:.2f}"
-    counted = f"{part.judged} judged, {part.ruled_out} ruled out, {part.unjudged} without a verdict"
-    return f"heard: {part.heard} [value {value}{held_out}; {counted}; {part.stop}]"
+    second = "" if part.second_value is None else f", held-out recogniser {part.second_value:.2f}"
+    counted = f"{part.drawn} drawn, {part.ruled_out} ruled out, {part.unjudged} without a verdict"
+    return f"heard: {part.heard or 'nothing'} [value {value}{second}; {counted}; {part.stop}]"

@@ -5,13 +5,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llasa.cli.effort import Wanted, repaired, shown, tell_receipt, write_receipt
+from llasa.cli.effort import (
+    CandidatesOption,
+    DeadlineOption,
+    EffortOption,
+    JudgeOption,
+    ReceiptOption,
+    RepairOption,
+    StyleOption,
+    TargetOption,
+    Wanted,
+    repaired,
+    shown,
+    tell_receipt,
+)
 from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note, tracked
 from llasa.errors import ConfigError, InputError
 
@@ -59,72 +72,50 @@ def say(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other sampling field.")
     ] = None,
     play: Annotated[bool, typer.Option("--play", help="Also play it.")] = False,
-    effort: Annotated[
-        int | None,
-        typer.Option(help="Candidates a segment: the judge keeps the best."),
-    ] = None,
-    judge: Annotated[
-        Path | None,
-        typer.Option(help="TOML with a [judge] table, and [search] if wanted."),
-    ] = None,
-    target: Annotated[float | None, typer.Option(help="Stop at a candidate this good, 0 to 1.")] = None,
-    deadline: Annotated[
-        str | None,
-        typer.Option(help="Stop in time: 10s, or 2x the speech's length."),
-    ] = None,
-    style: Annotated[
-        str | None,
-        typer.Option(help="Search for it: rate=1.1,pitch_range=wide,energy=high."),
-    ] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Say failing words again.")] = False,
-    candidates: Annotated[Path | None, typer.Option(help="Keep all candidates in this new folder.")] = None,
-    receipt: Annotated[
-        bool,
-        typer.Option("--receipt", help="Write what was heard beside the sound."),
-    ] = False,
+    effort: EffortOption = None,
+    judge: JudgeOption = None,
+    target: TargetOption = None,
+    deadline: DeadlineOption = None,
+    style: StyleOption = None,
+    repair: RepairOption = False,
+    candidates: CandidatesOption = None,
+    receipt: ReceiptOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say a text and write the sound to a file."""
     words = _text(text, file)
     wanted = Wanted(effort, judge, target, deadline, style, candidates, receipt, repair)
-    wanted.check()
+    wanted.check(output != STDIO)
     sampling = _sampling(temperature, top_p, set_ or [])
     format = _check_output(output, json)
-    if receipt and output == STDIO:
-        raise ConfigError(
-            "Writing the receipt: there is no file it could lie beside. Use -o FILE, or --json."
-        )
     player = _player() if play else None
     recording = _recording(ref_audio, ref_text, voice)
-    pronunciations = _pronunciations()
-    from llasa.audio import encode, write
-    from llasa.spoken import concatenated, voiced
-
-    synthesizer = _opened(bundle, pronunciations)
+    synthesizer = _opened(bundle, _pronunciations())
     speaker = _cloned(synthesizer, recording, ref_text or "") if recording else synthesizer.voice(voice)
     search = wanted.effort_of(synthesizer) if wanted.judged else None
     began = time.perf_counter()
     spoken, repairs = _speak(synthesizer, words, speaker, seed, search, repair, sampling)
-    audio = concatenated(voiced(spoken))
-    elapsed_s = time.perf_counter() - began
+    audio = _written(spoken, output, format)
+    report = _report(synthesizer, spoken, audio, output, time.perf_counter() - began)
     told = synthesizer.receipt(words, spoken, search) if search else None
-    if candidates is not None:
-        from llasa.cli.candidates import keep
+    if told:
+        report |= {"receipt": told.to_json(), "repairs": repairs} | wanted.keep(spoken, told, output)
+    _tell(report, told, json)
+    if player:
+        _play(player, audio)
 
-        keep(candidates, spoken)
+
+def _written(spoken: "list[Spoken]", output: str, format: str) -> "Audio":
+    from llasa.audio import encode, write
+    from llasa.spoken import concatenated, voiced
+
+    audio = concatenated(voiced(spoken))
     if output == STDIO:
         sys.stdout.buffer.write(encode(audio, format))
         sys.stdout.buffer.flush()
     else:
         write(output, audio, format)
-    report = _report(synthesizer, spoken, audio, output, speaker, seed, sampling, elapsed_s)
-    if told:
-        report |= {"receipt": told.to_json(), "repairs": repairs}
-        if receipt:
-            report["receipt_file"] = str(write_receipt(told, output))
-    _tell(report, told, json)
-    if player:
-        _play(player, audio)
+    return audio
 
 
 def _speak(
@@ -230,16 +221,12 @@ def _cloned(synthesizer: "Synthesizer", recording: "Audio", text: str) -> "Voice
 
 
 def _report(
-    synthesizer: "Synthesizer",
-    spoken: "list[Spoken]",
-    audio: "Audio",
-    output: str,
-    voice: "Voice | None",
-    seed: int,
-    sampling: dict[str, Any],
-    elapsed_s: float,
+    synthesizer: "Synthesizer", spoken: "list[Spoken]", audio: "Audio", output: str, elapsed_s: float
 ) -> dict[str, object]:
-    bundle = synthesizer.bundle
+    from llasa.manifest import Sampling
+
+    bundle, first = synthesizer.bundle, spoken[0]
+    voice, drawn = first.candidate.utterance.voice, asdict(first.params)
     return {
         "output": output,
         "duration_s": round(audio.duration_s, 3),
@@ -249,8 +236,8 @@ def _report(
         "bundle": bundle.name,
         "codec": bundle.codec.name,
         "voice": voice.name if voice else None,
-        "seed": seed,
-        "sampling": bundle.sampling.model_dump() | sampling,
+        "seed": first.params.seed,
+        "sampling": {key: drawn[key] for key in Sampling.model_fields},
         "warnings": [warning for one in spoken for warning in one.warnings],
         "segments": [_segment(one) for one in spoken],
     }

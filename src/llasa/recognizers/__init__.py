@@ -1,13 +1,13 @@
 """Recognisers: sound to what was said. `load_recognizer` makes one from its name; each kind loads lazily."""
 
-import importlib
-import inspect
+import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import get_args
 
 from llasa.config import unknown
 from llasa.errors import ConfigError
-from llasa.recognizers.base import Recognizer
+from llasa.named import load_class, require, signature
+from llasa.recognizers.base import Recognizer, TextForm
 
 
 def _pocketsphinx(rest: str) -> Recognizer:
@@ -29,10 +29,12 @@ def _whisper(folder: str) -> Recognizer:
 
 
 def _endpoint(place: str) -> Recognizer:
-    from llasa.recognizers.endpoint import EndpointRecognizer
+    from llasa.recognizers.endpoint import KEY_VARIABLE, EndpointRecognizer
 
     url, _, model = place.partition("#")
-    return EndpointRecognizer(url, model)
+    asked = EndpointRecognizer(url, model, os.environ.get(KEY_VARIABLE) or None)
+    asked.reach()
+    return asked
 
 
 # how a name is written -> what makes the recogniser, given what stands behind the colon
@@ -48,12 +50,14 @@ def load_recognizer(spec: str, named: Mapping[str, Callable[[], Recognizer]]) ->
     """Return a new recogniser.
 
     Args:
-        spec: a key of `named`, one of `KINDS`, or `module:Class`, anyone's class made without arguments.
+        spec: a key of `named`, one of `KINDS`, or `module:Class`, anyone's class made without arguments. An
+            endpoint is sent the key in the environment variable `LLASA_ENDPOINT_KEY`, if it is set.
         named: what the caller offers under names of its own, such as a bundle's "starter".
 
     Raises:
-        ConfigError: no such recogniser; names the nearest one.
+        ConfigError: no such recogniser (names the nearest one), or it lacks what a `Recognizer` has.
         BundleError, MissingExtra: it is there, but damaged, or what it needs is not installed.
+        ScorerError: nobody listens at an endpoint.
     """
     if spec in named:
         return named[spec]()
@@ -67,14 +71,20 @@ def load_recognizer(spec: str, named: Mapping[str, Callable[[], Recognizer]]) ->
     if not (kind and rest):
         what = unknown(spec, [*named, *KINDS]).replace("key", "recogniser", 1).replace("Keys", "Known", 1)
         raise ConfigError(f"Loading a recogniser: {what} Or name a class as module:Class.")
-    return _anyones(kind, rest)()
+    return _anyones(spec)
 
 
-def _anyones(module: str, name: str) -> Callable[[], Any]:
+def _anyones(spec: str) -> Recognizer:
+    doing = f"Loading the recogniser '{spec}'"
+    made = load_class(spec, doing)
     try:
-        found = getattr(importlib.import_module(module), name)
-        inspect.signature(found).bind()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        todo = "Give module:Class of a class that is installed and made without arguments"
-        raise ConfigError(f"Loading the recogniser '{module}:{name}': {error}. {todo}.") from error
+        signature(made, doing).bind()
+    except TypeError as error:
+        todo = "Give a class that is made without arguments"
+        raise ConfigError(f"{doing}: {error}. {todo}.") from error
+    found = made()
+    require(found, doing, name=str, text_form=str, transcribe=Callable)
+    if found.text_form not in get_args(TextForm):
+        forms = ", ".join(get_args(TextForm))
+        raise ConfigError(f"{doing}: found the text_form '{found.text_form}'. Use one of: {forms}.")
     return found

@@ -1,7 +1,7 @@
 """A recogniser behind a server that speaks OpenAI's `/v1/audio/transcriptions`. Knows no model.
 
 Only the standard library is needed. Redirects are not followed, so that sound and key reach no other host;
-proxies and the environment are not looked at.
+proxies and the environment are not looked at; `load_recognizer` alone reads the key from there.
 """
 
 import json
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from socket import SHUT_RDWR, socket
+from socket import SHUT_RDWR, create_connection, socket
 from threading import Timer
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -25,6 +25,9 @@ from llasa.recognizers.cache import Memory, checked
 
 RATE_HZ = 16000  # what such models listen at; more would only be sent
 LARGEST_ANSWER = 1 << 20  # bytes
+REACH_S = 2.0  # how long a server may take to accept a connection
+KEY_VARIABLE = "LLASA_ENDPOINT_KEY"
+_MORE_TIME = "Ask a quicker server, or in Python make an EndpointRecognizer with a larger timeout_s"
 _CONNECTIONS = {"http": HTTPConnection, "https": HTTPSConnection}
 
 
@@ -42,7 +45,7 @@ class EndpointRecognizer:
         Args:
             url: where its API begins, such as `http://localhost:8000/v1`.
             model: as the server calls it. language: of the speech, as in ISO 639-1.
-            key: sent as a bearer token.
+            key: sent as a bearer token. A recipe's endpoint gets it from `LLASA_ENDPOINT_KEY`.
             timeout_s: for all of one clip, from the first byte sent to the last one read; connecting may take
                 as long again.
             concurrency: clips sent at once.
@@ -52,13 +55,15 @@ class EndpointRecognizer:
             ConfigError: the URL has another scheme, no host or a password, or a number is not positive.
         """
         self.url, parts = url, _checked(url)
+        self._place = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         if not timeout_s > 0 or concurrency < 1 or not model:
             found = f"timeout_s {timeout_s}, concurrency {concurrency} and model '{model}'"
             raise ConfigError(
                 f"Asking '{url}' for transcripts: found {found}. Give positive numbers and the model's name."
             )
         if key is not None and not (key.isascii() and key.isprintable()):
-            raise ConfigError(f"Asking '{url}' for transcripts: the key has odd characters. Copy it again.")
+            found = "the key has odd characters"
+            raise ConfigError(f"Asking '{url}' for transcripts: {found}. Copy it to {KEY_VARIABLE} again.")
         self._connect = partial(_CONNECTIONS[parts.scheme], parts.netloc, timeout=timeout_s)
         self._path = quote(parts.path.rstrip("/"), safe="/%~") + "/audio/transcriptions"
         self.name = f"endpoint@{parts.netloc}/{quote(model)}"
@@ -70,6 +75,18 @@ class EndpointRecognizer:
             else {"response_format": "json"}
         )
         self.memory: Memory[Transcript] = Memory(1024, batch=1 << 20, batch_s=math.inf)
+
+    def reach(self) -> None:
+        """See whether anybody listens there, within 2 s and without asking anything.
+
+        Raises:
+            ScorerError: nobody does.
+        """
+        try:
+            create_connection(self._place, REACH_S).close()
+        except OSError as error:
+            found = f"{type(error).__name__}: {error}"
+            raise self._failure(found, "Start the server, or correct the URL") from error
 
     def transcribe(self, audio: Sequence[Audio]) -> list[Transcript]:
         """See `Recognizer.transcribe`. tokens and spans are there if `words` was asked for.
@@ -96,7 +113,7 @@ class EndpointRecognizer:
             spent = time.monotonic() - started
             slow = isinstance(error, TimeoutError) or spent >= self.timeout_s
             found = f"no whole answer after {spent:.1f} s" if slow else f"{type(error).__name__}: {error}"
-            return self._failure(found, "Give it more time (timeout_s)" if slow else "See that it runs there")
+            return self._failure(found, _MORE_TIME if slow else "See that it runs there")
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Return status and body of the answer; OSError or HTTPException if it does not come in time."""
@@ -121,7 +138,7 @@ class EndpointRecognizer:
 
     def _transcript(self, status: int, answer: bytes) -> Transcript:
         if status != 200:
-            todo = "Check the URL, which mostly ends in /v1, the model's name and the key"
+            todo = f"Check the URL, which mostly ends in /v1, the model's name and the key ({KEY_VARIABLE})"
             raise self._failure(f"HTTP {status}: {_shown(answer)}", todo)
         try:
             fields = json.loads(answer)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -84,13 +85,14 @@ class WhisperRecognizer:
             ConfigError: no such device or dtype, or the model has no such language.
         """
         folder, place = Path(folder), chosen_device(device)
+        chosen = chosen_dtype(dtype, place)
         files = sorted(folder.glob("*.safetensors"))
         try:
             if not files:
                 raise OSError("no *.safetensors there")
             processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
             loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-                folder, dtype=chosen_dtype(dtype, place), local_files_only=True, use_safetensors=True,
+                folder, dtype=chosen, local_files_only=True, use_safetensors=True,
                 ignore_mismatched_sizes=True, output_loading_info=True,
             )  # fmt: skip
             model, report = loaded
@@ -100,7 +102,10 @@ class WhisperRecognizer:
             start = processor.tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
             if start != model.config.decoder_start_token_id:
                 raise OSError("no tokenizer, or another model's")
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        except (
+            OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+            SafetensorError, StrictDataclassError,
+        ) as error:  # fmt: skip
             todo = "Download it again, as safetensors"
             raise BundleError(f"Loading Whisper from '{folder}': found {error}. {todo}.") from error
         return cls(model.to(place), processor, f"whisper@{_digest(files)}", language)

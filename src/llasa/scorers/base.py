@@ -1,21 +1,26 @@
 """The scorer contract, and how a scorer named in TOML is made. Knows no concrete scorer, judge or search."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import create_model
+from pydantic import ConfigDict, Field, PydanticUserError, create_model
 
 from llasa import config
 from llasa.codec.base import Codec
 from llasa.core import Candidate, Score
 from llasa.errors import ConfigError
+from llasa.named import load_class, require, signature
 from llasa.recognizers.base import Recognizer
 from llasa.text.reading import Reader
 
 CODES, SOUND, SMALL_MODEL, LARGE_MODEL = range(4)  # what a scorer costs
+
+Cost = Annotated[int, Field(ge=SOUND, le=LARGE_MODEL)]  # of a scorer that listens
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+_GIVEN = ("codec", "reader")
 
 
 class Scorer(Protocol):
@@ -80,37 +85,62 @@ def load_scorer(name: str, options: Mapping[str, object], parts: Parts) -> Score
     Its `__init__` takes plain values, which `options` gives, and any of `codec`, `reader`, `recognizer`.
 
     Raises:
-        ConfigError: no such scorer, or an option is unknown, missing or wrong; names the nearest valid one.
+        ConfigError: no such scorer, it lacks what a `Scorer` has, or an option is unknown, missing or wrong;
+            names the nearest valid one.
         MissingExtra, BundleError: what the scorer itself needs is missing or damaged.
+        ScorerError: the recogniser it asks for does not answer.
     """
-    made = _class(name)
     doing = f"Making the scorer '{name}'"
-    wanted = inspect.signature(made).parameters
-    fields: dict[str, Any] = {
-        key: (str if key == "recognizer" else Any if p.annotation is p.empty else p.annotation,
-              ... if p.default is p.empty else p.default)
-        for key, p in wanted.items() if key not in ("codec", "reader")
-    }  # fmt: skip
-    if "recognizer" in fields and fields["recognizer"][1] is ...:
-        fields["recognizer"] = (str, "bundle")
-    model = create_model(f"{made.__name__}Options", __config__=config.STRICT, **fields)
-    checked = config.build(model, dict(options), doing)
-    values: dict[str, Any] = {key: getattr(checked, key) for key in fields}
-    if "recognizer" in values:
+    made = load_class(_path(name), doing)
+    wanted = signature(made, doing).parameters
+    values = _values(wanted, options, doing)
+    if values.get("recognizer") is not None:
         values["recognizer"] = parts.recognizer(values["recognizer"])
-    values |= {key: getattr(parts, key) for key in ("codec", "reader") if key in wanted}
-    return made(**values)
+    values |= {key: getattr(parts, key) for key in _GIVEN if key in wanted}
+    scorer = made(**values)
+    check_scorer(scorer, doing)
+    return scorer
 
 
-def _class(name: str) -> type[Any]:
+def check_scorer(scorer: object, doing: str) -> None:
+    """Check that an object has what a `Scorer` has.
+
+    Raises:
+        ConfigError: an attribute is missing or of another kind; names it.
+    """
+    require(scorer, doing, name=str, partial=bool, cost=int, score=Callable)
+
+
+def _path(name: str) -> str:
     path = BUILT_IN.get(name, name)
-    module, _, attribute = path.partition(":")
-    if not attribute:
+    if ":" not in path:
         found = config.unknown(name, list(BUILT_IN)).replace("unknown key", "unknown scorer", 1)
         raise ConfigError(f"Making a scorer: {found} Or name a class as module:Class.")
+    return path
+
+
+def _values(
+    wanted: Mapping[str, inspect.Parameter], options: Mapping[str, object], doing: str
+) -> dict[str, Any]:
+    """Return the options with the defaults, checked against what is wanted."""
+    kinds = {p.kind for p in wanted.values()}
+    own = {
+        k: p for k, p in wanted.items() if k not in _GIVEN and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    fields = {key: _field(key, p) for key, p in own.items()}
+    extra = "allow" if inspect.Parameter.VAR_KEYWORD in kinds else "forbid"
+    rules = ConfigDict(**config.STRICT | {"extra": extra, "arbitrary_types_allowed": True})
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"Making the scorer '{name}': {error}. Check the name and that it is installed."
-        ) from error
+        model = create_model("Options", __config__=rules, **fields)
+    except (PydanticUserError, NameError, TypeError) as error:
+        todo = "Name and annotate them as pydantic can check"
+        raise ConfigError(f"{doing}: its options cannot be read ({error}). {todo}.") from error
+    checked = config.build(model, dict(options), doing)
+    return {key: getattr(checked, key) for key in fields} | (checked.model_extra or {})
+
+
+def _field(key: str, wanted: inspect.Parameter) -> Any:
+    default: Any = ... if wanted.default is wanted.empty else wanted.default
+    if key == "recognizer":
+        return str, "bundle" if default is ... else default
+    return (Any if wanted.annotation is wanted.empty else wanted.annotation), default

@@ -46,6 +46,7 @@ class Checkpoint:
             BundleError: a file is missing or damaged, or weights do not fit.
         """
         import transformers
+        from huggingface_hub.errors import StrictDataclassError
         from safetensors import SafetensorError
 
         doing, place = f"Loading the model '{folder}' as {kind}", chosen_device(device)
@@ -59,8 +60,12 @@ class Checkpoint:
                 folder, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )  # fmt: skip
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            raise BundleError(f"{doing}: {str(error).splitlines()[0]} {again}") from error
+        except (
+            OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+            SafetensorError, StrictDataclassError,
+        ) as error:  # fmt: skip
+            found = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BundleError(f"{doing}: {found} {again}") from error
         if wrong := [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]:
             raise BundleError(f"{doing}: the weights lack {min(wrong)}, or have it in another shape. {again}")
         self._model: Any = model.eval().to(place)

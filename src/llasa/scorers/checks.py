@@ -6,12 +6,14 @@ Must not know: sound, recognisers, other scorers.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from llasa.codec.base import Codec
 from llasa.core import Candidate, Codes, Score, Voice
-from llasa.scorers.base import CODES
+from llasa.scorers.base import CODES, Scale
 from llasa.text.marks import inner_marks
 from llasa.text.reading import Reader
 
@@ -103,14 +105,16 @@ def poorest(codes: Codes, width: int) -> float:
 class Ending:
     """Tells whether a candidate ended by itself: no end marker, a loop or a cut means words are missing.
 
-    measures: `ended`, 1 or 0. An unfinished candidate (`partial`) passes.
+    For use alone. A `Judge` gives such candidates its declared value (`truncated`) and asks no scorer, so in
+    a [judge] table this one always says 1. measures: `ended`, 1 or 0. An unfinished candidate (`partial`)
+    passes.
     """
 
     name = "ending"
     partial = True
     cost = CODES
 
-    def __init__(self, unended: float = 0.1) -> None:
+    def __init__(self, unended: Annotated[float, Field(ge=0, le=1)] = 0.1) -> None:
         """Take the value of a candidate that did not end; above 0 the other parts still order such ones."""
         self._unended = unended
 
@@ -146,7 +150,7 @@ class Duration:
     partial = False
     cost = CODES
 
-    def __init__(self, codec: Codec, reader: Reader, tolerance: float = 0.25) -> None:
+    def __init__(self, codec: Codec, reader: Reader, tolerance: Scale = 0.25) -> None:
         self._seconds_per_code = codec.hop_length / codec.sample_rate
         self._reader = reader
         self._tolerance = tolerance

@@ -5,19 +5,14 @@ Must not know: other scorers, any recogniser, the language model.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
-
-from pydantic import Field
 
 from llasa.core import Candidate, Score, Utterance
 from llasa.errors import ConfigError, InputError, ScorerError
 from llasa.recognizers.base import Recognizer, SupportsLikelihood, TextForm
-from llasa.scorers.base import CODES, SMALL_MODEL
+from llasa.scorers.base import CODES, SMALL_MODEL, Cost, Scale
 from llasa.scorers.sounds import sound_of
 from llasa.text.phones import WORD_BREAK
 from llasa.text.reading import Reader
-
-Scale = Annotated[float, Field(gt=0)]
 
 
 def in_form(reader: Reader, said: Utterance, form: TextForm) -> str:
@@ -41,7 +36,7 @@ class Likelihood:
     partial: bool = False
 
     def __init__(
-        self, recognizer: Recognizer, reader: Reader, scale: Scale = 2.0, cost: int = SMALL_MODEL
+        self, recognizer: Recognizer, reader: Reader, scale: Scale = 2.0, cost: Cost = SMALL_MODEL
     ) -> None:
         """Take what listens and what reads.
 
@@ -64,11 +59,16 @@ class Likelihood:
         in_form(reader, Utterance("", "a"), recognizer.text_form)
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
-        """See `Scorer.score`. measures: `nll` in nats a token, infinite where the text cannot fit."""
+        """See `Scorer.score`. measures: `nll` in nats a token; none where the text cannot fit."""
         form = self.recognizer.text_form
         texts = [in_form(self.reader, candidate.utterance, form) for candidate in candidates]
         likely = self.recognizer.log_likelihood([sound_of(candidate) for candidate in candidates], texts)
-        return [Score(_worth(value, self.scale), {"nll": -value}) for value in likely]
+        return [self._score(value) for value in likely]
+
+    def _score(self, nats: float) -> Score:
+        if nats == -math.inf:  # no number of nats: a report could not average it
+            return Score(0.0, {}, "The text does not fit into the sound.")
+        return Score(_worth(nats, self.scale), {"nll": -nats})
 
 
 class ModelLikelihood:
@@ -96,6 +96,6 @@ class ModelLikelihood:
 
 
 def _worth(nats: float, scale: float) -> float:
-    if math.isnan(nats):
+    if math.isnan(nats) or nats == math.inf:
         raise ScorerError("Scoring by likelihood: found no number. Check the model that gave it.")
     return math.exp(min(0.0, nats) / scale)

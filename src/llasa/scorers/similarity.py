@@ -1,9 +1,10 @@
 """Does a candidate sound like its voice: cosine of speaker embeddings. Must not know: text, other scorers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from llasa.audio import SILENCE_PEAK, resample
 from llasa.codec.base import Codec
@@ -14,6 +15,7 @@ from llasa.scorers.checkpoints import Checkpoint, filled
 from llasa.scorers.sounds import PerVoice, recorded, sound_of
 
 Embed = Callable[[Sequence[Audio]], np.ndarray]
+Low = Annotated[float | None, Field(ge=-1, lt=1)]
 
 # The cosine that is worth 0. Of resemblyzer: other voices lie at 0.5 to 0.65, noise at 0.45. X-vectors differ
 # by checkpoint, so all above 0 counts unless `low` is given.
@@ -34,7 +36,7 @@ class Similarity:
     partial = True
 
     def __init__(
-        self, codec: Codec, model: str = "resemblyzer", low: float | None = None, device: str | None = None
+        self, codec: Codec, model: str = "resemblyzer", low: Low = None, device: str | None = None
     ) -> None:
         """Take what listens.
 

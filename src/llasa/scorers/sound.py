@@ -12,9 +12,10 @@ import numpy as np
 
 from llasa.audio import SILENCE_PEAK, resample
 from llasa.codec.base import Codec
-from llasa.core import Audio, Candidate, Score, Voice
+from llasa.core import Audio, Candidate, Score
 from llasa.errors import InputError
 from llasa.scorers.base import SOUND
+from llasa.scorers.sounds import PerVoice, recorded, sound_of
 from llasa.text.marks import inner_marks
 
 _HOP_S, _WINDOW_S = 0.01, 0.032
@@ -25,16 +26,6 @@ _LEAD_S, _TAIL_S, _GAP_S, _GAP_AT_MARK_S, _SHARE = 0.3, 0.5, 0.4, 0.7, 0.35
 _CUT_OFF_S, _CUT_OFF = 0.05, 0.2
 _SILENT_DB = -35.0  # relative to the loud frames
 _SHORTEST_SOUND = 5  # frames: a click in a pause does not end it
-
-
-def _sound(candidate: Candidate, doing: str) -> Audio:
-    audio = candidate.audio
-    if audio is None or not len(audio.samples) or not np.isfinite(audio.samples).all():
-        found = "no sound" if audio is None or not len(audio.samples) else "samples that are not finite"
-        raise InputError(
-            f"{doing}: candidate '{candidate.utterance.id}' has {found}. Decode its codes first."
-        )
-    return audio
 
 
 def _frames(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -74,7 +65,7 @@ class Silence:
         return [self._score(candidate) for candidate in candidates]
 
     def _score(self, candidate: Candidate) -> Score:
-        audio = _sound(candidate, "Looking for silence")
+        audio = sound_of(candidate)
         sounds = _sounding(audio)
         unfinished = candidate.finish == "partial"
         if not len(sounds):
@@ -126,7 +117,7 @@ class Clipping:
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         """See `Scorer.score`."""
-        return [self._score(_sound(candidate, "Looking for clipping")) for candidate in candidates]
+        return [self._score(sound_of(candidate)) for candidate in candidates]
 
     def _score(self, audio: Audio) -> Score:
         samples = np.asarray(audio.samples, np.float64)
@@ -176,7 +167,7 @@ class Noise:
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         """See `Scorer.score`."""
-        return [self._score(_sound(candidate, "Measuring noise")) for candidate in candidates]
+        return [self._score(sound_of(candidate)) for candidate in candidates]
 
     def _score(self, audio: Audio) -> Score:
         power = _spectra(audio)
@@ -221,7 +212,7 @@ class Timbre:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._voices: dict[tuple[str, tuple[int, ...]], _Timbre] = {}
+        self._own = PerVoice(lambda voice: self._timbre(recorded(voice, codec)))
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         """See `Scorer.score`; a candidate without a voice is refused."""
@@ -232,15 +223,9 @@ class Timbre:
         if voice is None:
             found = f"utterance '{candidate.utterance.id}' has no voice"
             raise InputError(f"Comparing timbre: {found}. Speak with one, or leave this scorer out.")
-        own = self._timbre(_sound(candidate, "Comparing timbre"))
-        distance = _distance(own, self._of_voice(voice))
+        own = self._timbre(sound_of(candidate))
+        distance = _distance(own, self._own(voice))
         return Score(1 / (1 + (distance / _HALF_DISTANCE) ** 2), {"timbre_distance": distance})
-
-    def _of_voice(self, voice: Voice) -> _Timbre:
-        key = (voice.name, tuple(voice.codes))
-        if key not in self._voices:
-            self._voices[key] = self._timbre(voice.reference or self._codec.decode([voice.codes])[0])
-        return self._voices[key]
 
     def _timbre(self, audio: Audio) -> _Timbre:
         sound = resample(audio, self._codec.sample_rate)

@@ -3,8 +3,11 @@
 Must not know: what is worked out.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+import numpy as np
 
 from llasa.codec.base import Codec
 from llasa.core import Audio, Candidate, Voice
@@ -19,13 +22,17 @@ def sound_of(candidate: Candidate) -> Audio:
     """Return the sound of a candidate.
 
     Raises:
-        InputError: it was not decoded.
+        InputError: it was not decoded, is empty or has samples that are not finite.
     """
-    if candidate.audio is None:
-        raise InputError(
-            f"Judging '{candidate.utterance.id}' by its sound: it has no audio. Decode its codes first."
-        )
-    return candidate.audio
+    audio, found = candidate.audio, ""
+    if audio is None or not len(audio.samples):
+        found = "no audio"
+    elif not np.isfinite(audio.samples).all():
+        found = "samples that are not finite"
+    if audio is None or found:
+        doing = f"Judging '{candidate.utterance.id}' by its sound"
+        raise InputError(f"{doing}: it has {found}. Decode its codes first.")
+    return audio
 
 
 def decoded(voice: Voice, codec: Codec) -> Audio:
@@ -47,9 +54,16 @@ class PerVoice(Generic[T]):
 
     def __call__(self, voice: Voice) -> T:
         """Return what `make` gives for the voice, made once."""
-        key = (voice.name, voice.text, voice.codec, *voice.codes)
+        key = (voice.name, voice.text, voice.codec, _digest(voice.reference), *voice.codes)
         if key not in self._known:
             if len(self._known) >= _KEPT:
                 self._known.pop(next(iter(self._known)), None)
             self._known[key] = self._make(voice)
         return self._known[key]
+
+
+def _digest(audio: Audio | None) -> bytes:
+    if audio is None:
+        return b""
+    rate = audio.sample_rate.to_bytes(8, "little")
+    return hashlib.sha256(np.ascontiguousarray(audio.samples).tobytes() + rate).digest()

@@ -6,18 +6,15 @@ The comparing normaliser is `text.reading`; its version goes into reports.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from pydantic import Field
 from rapidfuzz.distance import Levenshtein
 
 from llasa.core import Candidate, Score
+from llasa.errors import ScorerError
 from llasa.recognizers.base import Recognizer, TextForm, Transcript
-from llasa.scorers.base import SMALL_MODEL
+from llasa.scorers.base import SMALL_MODEL, Cost, Scale
 from llasa.scorers.sounds import sound_of
 from llasa.text.reading import Reader, ReadWord, Unit, tokens_of
-
-Scale = Annotated[float, Field(gt=0)]
 
 UNITS: dict[TextForm, Unit] = {"phones": "phones", "characters": "characters", "written": "words"}
 RATES: dict[Unit, str] = {"phones": "per", "characters": "cer", "words": "wer"}
@@ -136,7 +133,7 @@ class ErrorRate:
         reader: Reader,
         unit: Unit | None = None,
         scale: Scale = 0.25,
-        cost: int = SMALL_MODEL,
+        cost: Cost = SMALL_MODEL,
         name: str = "wer",
     ) -> None:
         """Take what listens and what reads.
@@ -163,6 +160,12 @@ class ErrorRate:
         the worst three neighbouring words; `words`, `missed_words` and `added_words`.
         """
         heard = self.recognizer.transcribe([sound_of(candidate) for candidate in candidates])
+        kinds = {type(one).__name__ for one in heard if not isinstance(one, Transcript)}
+        if kinds or len(heard) != len(candidates):
+            found = f"{min(kinds)}s" if kinds else f"{len(heard)} transcripts for {len(candidates)} clips"
+            raise ScorerError(
+                f"Listening with '{self.recognizer.name}': found {found}. Give a Transcript for each clip."
+            )
         return [self._score(*pair) for pair in zip(candidates, heard, strict=True)]
 
     def _score(self, candidate: Candidate, transcript: Transcript) -> Score:

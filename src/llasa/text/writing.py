@@ -170,10 +170,11 @@ def _silent(match: re.Match[str]) -> list[Piece]:
 
 _HOST = r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}\.(?:com|org|net|edu|gov|io|co\.uk)(?![A-Za-z0-9-])"
 _MAIL = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,4}"
+_SIGN = r"[!#-;=?-~]"  # of an address: ASCII, since letters of other scripts cannot be said
 ADDRESS_RULES: list[Rule] = [
-    (r"(?:https?://|www\.)[^\s<>\"]{1,200}", _address),
+    (rf"(?:https?://|www\.){_SIGN}{{1,200}}", _address),
     (rf"(?<![A-Za-z0-9]){_MAIL}", _address),
-    (rf"(?<![A-Za-z0-9]){_HOST}(?!\.[A-Za-z])(?:/[^\s<>\"]{{0,200}})?", _address),
+    (rf"(?<![A-Za-z0-9]){_HOST}(?!\.[A-Za-z])(?:/{_SIGN}{{0,200}})?", _address),
 ]
 WORD_RULES: list[Rule] = [
     (r"(?<![A-Za-z])(?:[A-Z]\.){2,12}(?![A-Za-z])", _spelt_with_dots),
