@@ -489,7 +489,7 @@ def test_the_search_of_a_recipe() -> None:
     assert of_recipe({}) == BestOfN(8) and of_recipe({}, 3) == BestOfN(3)
     assert of_recipe({"target": 0.9}) == Adaptive(8, 4, 0.9) == of_recipe({"target": 0.1}, target=0.9)
     ladder = {"strategy": "fallback", "temperatures": [0.0, 1.0]}
-    assert of_recipe(ladder, target=0.3) == Fallback((0.0, 1.0), 0.3) == of_recipe(ladder, 8, 0.3)
+    assert of_recipe(ladder, target=0.3) == Fallback((0.0, 1.0), 0.3)
     beam = of_recipe({"strategy": "beam", "width": 2})
     assert isinstance(beam, BeamSearch) and (beam.width, beam.until_s) == (2, None)
     hybrid = of_recipe({"strategy": "hybrid", "n": 5}), of_recipe({"strategy": "hybrid", "n": 5}, 3)
@@ -501,7 +501,7 @@ def test_the_search_of_a_recipe() -> None:
     ("strategy", "effort", "target", "named"),
     [
         ("beam", 4, None, "effort 4 .* 'beam', whose size is `width` and `branch`"),
-        ("fallback", 4, None, "effort 4 .* 'fallback', whose size is `temperatures`"),
+        ("fallback", 8, None, "effort 8 .* 'fallback', whose size is `temperatures`"),
         ("beam", None, 0.9, "target 0.9 .* 'beam', which has no target"),
         ("beam", 1, 0.9, "target 0.9 .* 'beam', which has no target"),
         ("hybrid", 4, 0.0, "target 0 .* 'hybrid', which has no target"),
