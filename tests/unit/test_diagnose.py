@@ -164,7 +164,7 @@ def test_a_missed_and_an_added_word(tiny_bundle: Path):
     assert result.wrong[0].hearings["first"].confidence is None
     # The second one hears what was added as a part of the word before it.
     joined = found(
-        tiny_bundle, Script(["the cat zebra sat on the mat"] * 2), Script(["the catze sat on the mat"] * 2)
+        tiny_bundle, Script(["the cat zebra sat on the mat"] * 2), Script(["the ca zebra sat on the mat"] * 2)
     )
     assert [(one.word.status, one.fault) for one in joined.wrong] == [("added", "model")]
     assert "second: no added word, but a word beside it was heard otherwise." in joined.wrong[0].evidence

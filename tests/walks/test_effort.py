@@ -234,3 +234,12 @@ def test_a_judge_without_a_witness_gets_the_bundles(starter: Synthesizer, tmp_pa
 def test_a_folder_that_cannot_be_made_is_refused(run: Run, tmp_path: Path) -> None:
     ran = run("say", "Hello.", "--effort", 2, "--candidates", "/proc/none/tries")
     assert ran.code == 2 and "tries" in ran.err and not list(tmp_path.iterdir())
+
+
+def test_repair_reports_what_it_tried(run: Run, tmp_path: Path) -> None:
+    told = json.loads(run("say", TEXT, "--effort", 2, "--repair", "-o", "x.wav", "--json").out)
+    assert len(told["repairs"]) == len(told["segments"]) == 2
+    for outcome, part in zip(told["repairs"], told["receipt"]["segments"], strict=True):
+        assert all(one["after"] > one["before"] for one in outcome["attempts"] if one["kept"])
+        assert outcome["attempts"] or outcome["note"]
+        assert part["drawn"] >= 2
