@@ -100,15 +100,18 @@ def listen(job: tuple[Row, Row, set[int] | None]) -> Row:
 
 
 def timed(options: Row, lines: list[str]) -> Row:
-    """Return the median seconds of each effort, drawing and judging, one thread, everything warm."""
-    synthesizer, taken = opened(options["bundle"]), {n: list[float]() for n in EFFORTS}
+    """Return the median CPU seconds of each effort and of the searches of recipes, on one thread, all warm."""
+    synthesizer = opened(options["bundle"])
+    searches = {str(n): synthesizer.effort(n) for n in EFFORTS}
+    for path in sorted(Path("recipes/search").glob("*.toml")):
+        searches[path.stem] = synthesizer.effort(None, synthesizer.recipe(path))
+    taken = {name: list[float]() for name in searches}
     for line in [lines[0], *lines]:
-        for n in EFFORTS:
-            effort = synthesizer.effort(n)
-            began = time.perf_counter()
+        for name, effort in searches.items():
+            began = time.process_time()
             list(synthesizer.speak(line, options["voice"], 0, effort, temperature=options["temperature"]))
-            taken[n].append(time.perf_counter() - began)
-    return {str(n): statistics.median(seconds[1:]) for n, seconds in taken.items()}
+            taken[name].append(time.process_time() - began)
+    return {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}
 
 
 def kept(

@@ -151,7 +151,7 @@ def table(run: Run, copies: dict[str, list[str]], efforts: Sequence[int] = EFFOR
             "related_cer": 100 * float(related[k].mean()),
             "selector_per": 100 * float(selector[k].mean()),
             "failures": 100 * float(fails[k].mean()),
-            "tokens": run.tokens(k), "seconds": run.seconds.get(str(k)),
+            "tokens": run.tokens(k), "cpu_s": run.seconds.get(str(k)),
         }  # fmt: skip
     return found
 
@@ -219,10 +219,10 @@ def show(name: str, found: Row) -> None:
         f"words skipped in {found['copy_skips']:.1f} % of copies"
     )
     print(
-        "effort   WER  above copy  of effort 1 (95 %)     related CER  selector PER  failures  codes  seconds"
+        "effort   WER  above copy  of effort 1 (95 %)     related CER  selector PER  failures  codes  CPU s"
     )
     for k, one in found["efforts"].items():
-        seconds = "" if one["seconds"] is None else f"{one['seconds']:8.2f}"
+        seconds = "" if one["cpu_s"] is None else f"{one['cpu_s']:6.2f}"
         print(
             f"{k:6}  {one['wer']:5.1f}  {one['above_copy']:9.1f}   {one['ratio']:5.2f} "
             f"[{one['ratio_low']:.2f}, {one['ratio_high']:.2f}]  {one['related_cer']:13.1f}  "
