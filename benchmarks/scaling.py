@@ -100,7 +100,7 @@ def listen(job: tuple[Row, Row, set[int] | None]) -> Row:
 
 
 def timed(options: Row, lines: list[str]) -> Row:
-    """Return the median CPU seconds of each effort and of the searches of recipes, on one thread, all warm."""
+    """Return the median CPU seconds of each effort and of the searches of recipes, one thread, all warm."""
     synthesizer = opened(options["bundle"])
     searches = {str(n): synthesizer.effort(n) for n in EFFORTS}
     for path in sorted(Path("recipes/search").glob("*.toml")):

@@ -95,7 +95,7 @@ def _border(token: _Token) -> int:
 
 def _tokens(text: str, normal: Normalized) -> list[_Token]:
     words = normal.text.split(" ")
-    parted = (i for i in range(1, len(words)) if normal.spans[i][0] >= normal.spans[i - 1][1])
+    parted = (i for i in range(1, len(words)) if _parted(text, normal.spans, i))
     starts = [0, *parted, len(words)]
     tokens = []
     for first, after in pairwise(starts):
@@ -105,6 +105,13 @@ def _tokens(text: str, normal: Normalized) -> list[_Token]:
         next_word = words[after] if after < len(words) and text[following].islower() else ""
         tokens.append(_Token(after - first, mark, end, text[end:following], next_word))
     return tokens
+
+
+def _parted(text: str, spans: Sequence[tuple[int, int]], i: int) -> bool:
+    """Tell whether a word may begin a segment: one that comes from a sign may mean nothing on its own."""
+    (start, end), (first, last) = spans[i - 1], spans[i]
+    signs = [not any(map(str.isalnum, text[a:b])) for a, b in ((start, end), (first, last))]
+    return first >= end and not signs[0] and not (signs[1] and i == len(spans) - 1)
 
 
 def _pause_after(token: _Token) -> float:
