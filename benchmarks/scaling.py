@@ -1,8 +1,8 @@
 """Errors against compute: what search buys, judged by recognisers that took no part in it.
 
 Steps, each of them resumable: `draw` (16 candidates a sentence, or what a recipe's search finds), `judge`
-(verdicts of the bundle's judge, held-out parts too), `hear` (pocketsphinx) and `time`. `scaling_report.py`
-makes tables and plots of the folders.
+(verdicts of the bundle's judge, held-out parts too), `hear` (pocketsphinx), `time`, and `baseline` (what the
+judge's recognisers hear in source and codec copy). `scaling_report.py` makes tables and plots of the folders.
 """
 
 import argparse
@@ -20,8 +20,10 @@ import numpy as np
 from rich.progress import track
 from scaling_report import EFFORTS, Run
 
-from listen import hear, words
+from listen import hear, source, words
 from llasa.core import Audio, Candidate, Utterance
+from llasa.scorers.wer import ErrorRate
+from llasa.text.normalize import normalize
 
 N = EFFORTS[-1]
 Row = dict[str, Any]
@@ -114,6 +116,22 @@ def timed(options: Row, lines: list[str]) -> Row:
     return {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}
 
 
+def baseline(job: tuple[Row, str, str]) -> Row:
+    """Return the errors that the judge's own recognisers make on the source voice and on its codec copy."""
+    options, source_voice, line = job
+    bundle = opened(options["bundle"]).bundle
+    spoken = source(source_voice, normalize(line).text)
+    copy = bundle.codec.decode(bundle.codec.encode([spoken]))[0]
+    utterance, found = Utterance("0", line), {}
+    for name, unit in (("bundle", "per"), ("held-out", "cer")):
+        scorer = ErrorRate(bundle.recognizer(name), bundle.reader)
+        scores = scorer.score([Candidate(utterance, [], "stop", audio=sound) for sound in (spoken, copy)])
+        found |= {
+            f"{system}_{unit}": s.measures[unit] for system, s in zip(("source", "copy"), scores, strict=True)
+        }
+    return found
+
+
 def kept(
     path: Path, jobs: Iterable[tuple[int, Any]], work: Callable[[Any], Row], processes: int
 ) -> list[Row]:
@@ -144,6 +162,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", nargs="+", default=["draw", "judge", "hear"])
+    parser.add_argument("--source-voice", default="rms", help="flite voice that --voice was made of")
     parser.add_argument("--judged", default="judge", help="name of the verdicts' file: one a recipe")
     parser.add_argument("--first-group", action="store_true", help="hear only what the first group needs")
     parser.add_argument("--processes", type=int, default=2)
@@ -162,6 +181,12 @@ def main() -> None:
     jobs = [(row["index"], (options, row)) for row in drawn]
     if "judge" in args.steps:
         kept(args.out / f"{args.judged}.jsonl", jobs, judge, args.processes)
+    if "baseline" in args.steps:
+        found = [
+            baseline((options, args.source_voice, line)) for line in track(lines, description="baseline")
+        ]
+        means = {name: 100 * statistics.mean(row[name] for row in found) for name in found[0]}
+        (args.out / "baseline.json").write_text(json.dumps(means) + "\n", encoding="utf-8")
     if "time" in args.steps:
         (args.out / "time.json").write_text(json.dumps(timed(options, lines[:10])) + "\n", encoding="utf-8")
     if "hear" in args.steps:

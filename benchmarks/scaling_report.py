@@ -33,13 +33,17 @@ class Run:
     heard: list[Row]
     seconds: dict[str, float]
     groups: int | None
+    baseline: dict[str, float]
 
     @classmethod
     def read(cls, folder: Path, judged: str) -> "Run":
         time = folder / "time.json"
         seconds = json.loads(time.read_text()) if time.exists() else {}
         groups = json.loads((folder / "options.json").read_text()).get("groups")
-        return cls(*(rows(folder / f"{name}.jsonl") for name in ("draw", judged, "hear")), seconds, groups)
+        base = folder / "baseline.json"
+        baseline = json.loads(base.read_text()) if base.exists() else {}
+        read = [rows(folder / f"{name}.jsonl") for name in ("draw", judged, "hear")]
+        return cls(*read, seconds, groups, baseline)
 
     def asked(self, sentence: int, of_a_search: bool) -> set[int]:
         """Return the result of a search, or the candidates that the first group of each effort chooses."""
@@ -140,6 +144,7 @@ def table(run: Run, copies: dict[str, list[str]], efforts: Sequence[int] = EFFOR
         "copy_wer": 100 * base["copy"].sum() / words.sum(),
         "copy_skips": 100 * np.mean([skipped(t, h) for t, h in zip(texts, copies["copy"], strict=True)]),
         "tries": sum(len(row["candidates"]) for row in run.drawn),
+        "baseline": run.baseline,
         "efforts": {},
     }
     for k in efforts:
@@ -187,21 +192,21 @@ def draw(found: Row, path: Path) -> None:
         efforts = found[name]["efforts"]
         tokens = [one["tokens"] for one in efforts.values()]
         left.plot(tokens, [one["above_copy"] for one in efforts.values()], "o-", label=f"{name}, best of N")
-        first = efforts[EFFORTS[0]]
-        for key, label in (
-            ("above_copy", "pocketsphinx, above copy"), ("related_cer", "second CTC (related)"),
-            ("selector_per", "the selector of itself (flattering)"),
-        ):  # fmt: skip
-            if name == "early":
-                share = [one[key] / first[key] for one in efforts.values()]
-                right.plot(list(efforts), share, "o-", label=label)
+    early = found["early"]
+    for key, copy, label in (
+        ("above_copy", 0.0, "pocketsphinx"),
+        ("related_cer", early["baseline"].get("copy_cer", 0.0), "second CTC (related)"),
+        ("selector_per", early["baseline"].get("copy_per", 0.0), "the selector of itself (flattering)"),
+    ):
+        above = [one[key] - copy for one in early["efforts"].values()]
+        right.plot(list(early["efforts"]), [value / above[0] for value in above], "o-", label=label)
     for name, mark in (("beam", "s"), ("hybrid", "^")):
         if name in found:
             one = found[name]
             left.plot(one["tokens"], one["above_copy"], mark, ms=8, label=f"early, {name}")
     left.axhline(0, color="grey", lw=0.8)
     left.set(xscale="log", xlabel="codes drawn a sentence", ylabel="WER above the codec copy, points")
-    right.set(xscale="log", xlabel="effort", ylabel="errors relative to effort 1", ylim=(0, 1.05))
+    right.set(xscale="log", xlabel="effort", ylabel="errors above copy, of effort 1", ylim=(0, 1.05))
     right.set_xticks(EFFORTS, [str(k) for k in EFFORTS])
     left.set_title("Errors against compute, by a held-out recogniser", fontsize=10)
     right.set_title("The same choices, three judges (early model)", fontsize=10)
