@@ -223,15 +223,11 @@ def _loudness_lufs(audio: Audio) -> float:
 
 
 def trim_silence(audio: Audio, keep_s: float = 0.1, floor_db: float = -40.0) -> Audio:
-    """Return `audio` without the silence at its ends.
+    """Return a view on `audio` without the silence at its ends; all of it if it is shorter than a frame.
 
     Args:
-        audio: any rate.
         keep_s: silence left at each end at most, seconds.
         floor_db: frames of 10 ms quieter than this, relative to the loudest one, are silence.
-
-    Returns:
-        A view on the samples; all of them if the sound is shorter than a frame.
     """
     start, end = sounding(audio, keep_s, floor_db)
     return Audio(audio.samples[start:end], audio.sample_rate)
