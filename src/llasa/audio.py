@@ -242,8 +242,7 @@ def sounding(audio: Audio, keep_s: float = 0.1, floor_db: float = -40.0) -> tupl
     power = np.square(frames, dtype=np.float64).mean(axis=1)
     loud = np.flatnonzero(power >= power.max() * 10 ** (floor_db / 10))
     keep = round(keep_s * audio.sample_rate)
-    start, end = loud[0] * frame - keep, (loud[-1] + 1) * frame + keep
-    return max(int(start), 0), min(int(end), len(audio.samples))
+    return max(int(loud[0]) * frame - keep, 0), min((int(loud[-1]) + 1) * frame + keep, len(audio.samples))
 
 
 class _Pipe:
