@@ -27,13 +27,13 @@ def check_folder(folder: Path) -> None:
         found = "it is not empty" if folder.is_dir() else "it is a file"
         raise ConfigError(f"{doing}: {found}. Name a new folder.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{doing}: the system says: {error.strerror}. Name another folder.") from error
-    try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingExtra("Drawing the contact sheet", "matplotlib", "eval") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{doing}: the system says: {error.strerror}. Name another folder.") from error
 
 
 def keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
