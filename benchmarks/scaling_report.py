@@ -19,6 +19,12 @@ from llasa.core import Candidate, Judged, Score, Utterance
 from llasa.search import place
 
 EFFORTS = (1, 2, 4, 8, 16)
+TARGETS = (0.75, 0.8, 0.85, 0.9, 0.95)
+SEARCHES = {
+    "beam": ("s", "early, beam"),
+    "hybrid": ("^", "early, hybrid"),
+    "starter-beam": ("D", "starter, beam"),
+}
 SKIPPED_WORDS = 3  # in a row of which nothing was heard
 Row = dict[str, Any]
 Errors = np.ndarray  # [sentences]
@@ -180,6 +186,27 @@ def searched(run: Run, copies: dict[str, list[str]]) -> Row:
     }  # fmt: skip
 
 
+def adaptive(run: Run, copies: dict[str, list[str]], target: float, wave: int = 4) -> Row:
+    """Return the figures of waves of candidates that end at a target, read off the same candidates."""
+    texts = [row["text"] for row in run.heard]
+    errors, codes, judged = 0, 0, 0
+    for s, text in enumerate(texts):
+        drawn, verdicts = run.drawn[s]["candidates"], run.verdicts[s]["verdicts"]
+        seen = wave
+        while seen < len(drawn) and max(v["value"] or 0.0 for v in verdicts[:seen]) < target:
+            seen += wave
+        best = run.chosen(s, range(seen))
+        errors += word_errors(text, run.heard[s]["pocketsphinx"][best])
+        codes += sum(len(one["codes"]) for one in drawn[:seen])
+        judged += seen
+    words = sum(len(text.split()) for text in texts)
+    copy = sum(word_errors(t, h) for t, h in zip(texts, copies["copy"], strict=True))
+    return {
+        "wer": 100 * errors / words, "above_copy": 100 * (errors - copy) / words,
+        "tokens": codes / len(texts), "candidates": judged / len(texts),
+    }  # fmt: skip
+
+
 def draw(found: Row, path: Path) -> None:
     """Plot errors against compute."""
     from matplotlib.figure import Figure
@@ -200,10 +227,16 @@ def draw(found: Row, path: Path) -> None:
     ):
         above = [one[key] - copy for one in early["efforts"].values()]
         right.plot(list(early["efforts"]), [value / above[0] for value in above], "o-", label=label)
-    for name, mark in (("beam", "s"), ("hybrid", "^")):
+    waves = early.get("adaptive", {}).values()
+    left.plot(
+        [one["tokens"] for one in waves],
+        [one["above_copy"] for one in waves],
+        ".:",
+        label="early, to a target",
+    )
+    for name, (mark, label) in SEARCHES.items():
         if name in found:
-            one = found[name]
-            left.plot(one["tokens"], one["above_copy"], mark, ms=8, label=f"early, {name}")
+            left.plot(found[name]["tokens"], found[name]["above_copy"], mark, ms=8, label=label)
     left.axhline(0, color="grey", lw=0.8)
     left.set(xscale="log", xlabel="codes drawn a sentence", ylabel="WER above the codec copy, points")
     right.set(xscale="log", xlabel="effort", ylabel="errors above copy, of effort 1", ylim=(0, 1.05))
@@ -235,34 +268,43 @@ def show(name: str, found: Row) -> None:
         )
 
 
+def report(name: str, run: Run, heard: list[Row]) -> Row:
+    """Return and print the figures of one folder. heard: rows of listen.py, of one voice."""
+    copies: dict[str, list[str]] = {}
+    for system in ("source", "copy"):
+        by_index = {row["index"]: row["heard"] for row in heard if row["system"] == system}
+        copies[system] = [by_index[row["index"]] for row in run.heard]
+    if name in SEARCHES:
+        found = searched(run, copies)
+        print(f"{name}: {figures(found)}")
+        return found
+    found = table(run, copies)
+    show(name, found)
+    if run.groups is None:
+        found["adaptive"] = {target: adaptive(run, copies, target) for target in TARGETS}
+        for target, one in found["adaptive"].items():
+            print(f"waves of 4 up to 16, target {target}: {figures(one)}")
+    return found
+
+
+def figures(found: Row) -> str:
+    return ", ".join(f"{key} {value:.1f}" for key, value in found.items())
+
+
 def main() -> None:
     """Read, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("early", "starter", "beam", "hybrid"):
-        parser.add_argument(f"--{name}", type=Path)
+    names = ("early", "starter", *SEARCHES)
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=name == "early")
     parser.add_argument("--copies", type=Path, required=True, help="folder of listen.py: source and copy")
     parser.add_argument("--voice", default="rufus")
     parser.add_argument("--judged", default="judge")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    told = [row for row in rows(args.copies / "transcripts.jsonl") if row["voice"] == args.voice]
-    found: Row = {}
-    for name in ("early", "starter", "beam", "hybrid"):
-        if (folder := getattr(args, name)) is None:
-            continue
-        run = Run.read(folder, args.judged)
-        wanted = [row["index"] for row in run.heard]
-        by_system = {
-            system: {row["index"]: row["heard"] for row in told if row["system"] == system}
-            for system in ("source", "copy")
-        }
-        copies = {system: [heard[i] for i in wanted] for system, heard in by_system.items()}
-        if name in ("beam", "hybrid"):
-            found[name] = searched(run, copies)
-            print(f"{name}: " + ", ".join(f"{key} {value:.1f}" for key, value in found[name].items()))
-        else:
-            found[name] = table(run, copies)
-            show(name, found[name])
+    heard = [row for row in rows(args.copies / "transcripts.jsonl") if row["voice"] == args.voice]
+    given = {name: folder for name in names if (folder := getattr(args, name.replace("-", "_")))}
+    found = {name: report(name, Run.read(folder, args.judged), heard) for name, folder in given.items()}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "scaling.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(found, args.out / "scaling.png")
