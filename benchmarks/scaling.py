@@ -72,9 +72,7 @@ def restored(row: Row, options: Row) -> list[Candidate]:
     synthesizer = opened(options["bundle"])
     utterance = Utterance("0", row["text"], synthesizer.voice(options["voice"]))
     drawn = [Candidate(utterance, c["codes"], c["finish"], c["logprob"]) for c in row["candidates"]]
-    rows = [one.codes for one in drawn if one.codes]
-    sounds = iter(synthesizer.bundle.codec.decode(rows, utterance.voice.codes))
-    return [replace(one, audio=next(sounds)) if one.codes else one for one in drawn]
+    return effort_of(options["bundle"], None).judge.decode(drawn)
 
 
 def judge(job: tuple[Row, Row]) -> Row:

@@ -4,9 +4,10 @@ Shapes: T samples, N codes. `Codes` and `Ids` are plain lists of int: they compa
 no device or dtype crosses a boundary.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -142,6 +143,15 @@ class Score:
     value: float
     measures: Mapping[str, float] = field(default_factory=dict[str, float])
     note: str = ""
+
+
+def plain(value: object) -> object:
+    """Return nested dicts and lists as JSON can hold them: a number that is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in cast(Mapping[object, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in cast(Sequence[object], value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Status = Literal["scored", "bad", "unjudged"]

@@ -15,7 +15,7 @@ from llasa.align import align
 from llasa.audio import SILENCE_PEAK
 from llasa.bundle import Bundle
 from llasa.codec.base import Codec
-from llasa.core import Audio, Utterance, Word, WordStatus
+from llasa.core import Audio, Utterance, Word, WordStatus, plain
 from llasa.errors import ConfigError, InputError
 from llasa.recognizers.base import Recognizer, SupportsLikelihood, Transcript
 from llasa.scorers.likelihood import in_form
@@ -79,7 +79,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for JSON; a number that is not finite becomes None."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        return {key: plain(value) for key, value in asdict(self).items()}
 
 
 def diagnose(
@@ -120,14 +120,6 @@ def diagnose(
     findings = tuple(_finding(word, heard, list(ears)) for word in heard["first"].words.values())
     names = {name: one.name for name, one in listeners.items()}
     return Diagnosis(text, findings, names, {name: one.error for name, one in heard.items()})
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}  # pyright: ignore
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]  # pyright: ignore
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_sound(audio: Audio) -> None:

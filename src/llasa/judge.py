@@ -189,7 +189,7 @@ class Judge:
         """
         verdicts = {i: bad for i, one in enumerate(candidates) if (bad := self._unspeakable(one))}
         rest = [i for i in range(len(candidates)) if i not in verdicts]
-        graded = self.rubric.grade([candidates[i] for i in rest], self._decode, held_out) if rest else []
+        graded = self.rubric.grade([candidates[i] for i in rest], self.decode, held_out) if rest else []
         verdicts |= dict(zip(rest, graded, strict=True))
         return [verdicts[i] for i in range(len(candidates))]
 
@@ -200,8 +200,12 @@ class Judge:
             return _declared(candidate, self.truncated, f"did not end by itself ({candidate.finish})")
         return None
 
-    def _decode(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        silent = [candidate for candidate in candidates if candidate.audio is None]
+    def decode(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return candidates with their sound, those that have none yet decoded in one batch a voice.
+
+        One without codes stays without sound.
+        """
+        silent = [candidate for candidate in candidates if candidate.audio is None and candidate.codes]
         heard: dict[int, Candidate] = {}
         for context, group in _by_voice(silent):
             sounds = self.codec.decode([candidate.codes for candidate in group], context)

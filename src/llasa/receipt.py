@@ -3,14 +3,13 @@
 Must not know: engines, prompts, command lines.
 """
 
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 
 from llasa.align import align, heard_text
-from llasa.core import Candidate, Word
+from llasa.core import Candidate, Word, plain
 from llasa.errors import ScorerError
 from llasa.judge import Judge
 from llasa.recognizers.base import Recognizer, Transcript
@@ -74,15 +73,7 @@ class Receipt:
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for JSON; a number that is not finite becomes None."""
-        plain = asdict(self)
-        for part in plain["segments"]:
-            part["measures"] = finite(part["measures"])
-        return plain
-
-
-def finite(measures: Mapping[str, float]) -> dict[str, float | None]:
-    """Return measures as JSON can hold them."""
-    return {key: value if math.isfinite(value) else None for key, value in measures.items()}
+        return {key: plain(value) for key, value in asdict(self).items()}
 
 
 def receipt_of(
@@ -98,7 +89,7 @@ def receipt_of(
         judge: who judged them; its held-out parts now speak too.
         made: see `Receipt`.
     """
-    steering, held_out = _witness(judge, False), _witness(judge, True)
+    steering, held_out = witness(judge, False), witness(judge, True)
     segments = tuple(
         _segment(one, shift_s, judge, parts, steering, held_out)
         for one, shift_s in zip(spoken, shifts(spoken), strict=True)
@@ -109,17 +100,18 @@ def receipt_of(
 
 
 @dataclass(frozen=True)
-class _Witness:
-    """Who heard it, and what measures call its part."""
+class Witness:
+    """A recogniser of a judge, and what measures call its part."""
 
     recognizer: Recognizer
     part: str
 
 
-def _witness(judge: Judge, held_out: bool) -> _Witness | None:
+def witness(judge: Judge, held_out: bool) -> Witness | None:
+    """Return the first recogniser that counts errors, of the parts that steer or of those held out."""
     for part in judge.rubric.parts:
         if part.held_out is held_out and isinstance(part.scorer, ErrorRate):
-            return _Witness(part.scorer.recognizer, part.name)
+            return Witness(part.scorer.recognizer, part.name)
     return None
 
 
@@ -128,8 +120,8 @@ def _segment(
     shift_s: float,
     judge: Judge,
     parts: Parts,
-    steering: _Witness | None,
-    second: _Witness | None,
+    steering: Witness | None,
+    second: Witness | None,
 ) -> SegmentReceipt:
     told = judge.judge([one.candidate], held_out=True)[0]
     words, trouble = _words(one.candidate, steering, parts)
@@ -165,11 +157,11 @@ def _placed(word: Word, start: int, shift_s: float) -> Word:
     return replace(word, start=word.start + start, end=word.end + start, start_s=times[0], end_s=times[1])
 
 
-def _words(candidate: Candidate, witness: _Witness | None, parts: Parts) -> tuple[tuple[Word, ...], str]:
+def _words(candidate: Candidate, listener: Witness | None, parts: Parts) -> tuple[tuple[Word, ...], str]:
     """Return what became of each word, all missed if there is no sound, and what went wrong in hearing it."""
-    if witness is None:
+    if listener is None:
         return (), ""
-    said, recognizer = candidate.utterance, witness.recognizer
+    said, recognizer = candidate.utterance, listener.recognizer
     try:
         heard = recognizer.transcribe([candidate.audio])[0] if candidate.audio else Transcript("")
     except ScorerError as error:

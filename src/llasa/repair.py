@@ -15,8 +15,8 @@ from llasa.core import Candidate, Codes, Generation, Judged, Word
 from llasa.engines.base import generate
 from llasa.errors import ScorerError
 from llasa.judge import Judge
+from llasa.receipt import witness
 from llasa.recognizers.base import Recognizer
-from llasa.scorers.wer import ErrorRate
 from llasa.search import Job, Ranking, place
 from llasa.spoken import Spoken
 from llasa.synthesizer import Effort, Synthesizer
@@ -98,7 +98,7 @@ def repair(
     Raises:
         EngineError: the language model failed.
     """
-    listener = _steering(effort.judge)
+    listener = witness(effort.judge, held_out=False)
     if spoken.ranking is None or spoken.candidate.audio is None or listener is None:
         found = "no recogniser steers the judge" if listener is None else "there is no judged speech"
         return Repaired(spoken, note=f"Not repaired: {found}.")
@@ -106,7 +106,7 @@ def repair(
         sampling = {"temperature": effort.temperature} | sampling
     utterance = spoken.candidate.utterance
     job = synthesizer.job(utterance.text, utterance.voice, seed, **sampling)
-    surgery = _Surgery(synthesizer, effort.judge, listener, job, n)
+    surgery = _Surgery(synthesizer, effort.judge, listener.recognizer, job, n)
     attempts, tried, note = list[Attempt](), set[tuple[int, int]](), ""
     try:
         for number in range(MOST_SPANS):
@@ -121,11 +121,6 @@ def repair(
     return Repaired(spoken, tuple(attempts), note or ("" if attempts else "Every word was heard."))
 
 
-def _steering(judge: Judge) -> Recognizer | None:
-    parts = [part.scorer for part in judge.rubric.parts if not part.held_out]
-    return next((scorer.recognizer for scorer in parts if isinstance(scorer, ErrorRate)), None)
-
-
 @dataclass(frozen=True)
 class _Surgery:
     """What repairs of one segment work with."""
@@ -138,8 +133,7 @@ class _Surgery:
 
     @property
     def codes_per_s(self) -> float:
-        codec = self.synthesizer.bundle.codec
-        return codec.sample_rate / codec.hop_length
+        return self.synthesizer.means(self.judge).codes_per_s
 
     def words(self, candidate: Candidate) -> tuple[Word, ...]:
         """Return what is heard of the text in a candidate's sound."""
@@ -159,9 +153,9 @@ class _Surgery:
         assert ranking is not None  # `repair` has looked
         began = time.perf_counter()
         made, tokens = self._continued(spoken.candidate, span, first)
-        whole = self._sounding(made)
+        whole = self.judge.decode([one for one in made if one.codes])
         spliced = [self._spliced(spoken.candidate, one, span) for one in whole]
-        candidates = [*whole, *self._sounding([one for one in spliced if one])]
+        candidates = [*whole, *self.judge.decode([one for one in spliced if one and one.codes])]
         drawn_s, began = time.perf_counter() - began, time.perf_counter()
         fresh = self.judge.judge(candidates)
         values = _value(ranking.judged[0]), _value(min(fresh, key=place, default=None))
@@ -201,14 +195,6 @@ class _Surgery:
         begun, ended = new.codes[:cut], old.codes[rest:]
         logprob = _mean((len(begun), new.logprob), (len(ended), old.logprob))
         return Candidate(old.utterance, begun + ended, old.finish, logprob)
-
-    def _sounding(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return those candidates that have codes, with their sound."""
-        speaking = [one for one in candidates if one.codes]
-        voice = self.job.utterance.voice
-        rows = [one.codes for one in speaking]
-        sounds = self.synthesizer.bundle.codec.decode(rows, voice.codes if voice else None)
-        return [replace(one, audio=audio) for one, audio in zip(speaking, sounds, strict=True)]
 
 
 def failing_spans(words: Sequence[Word]) -> list[Span]:

@@ -69,12 +69,13 @@ class Effort:
 class Synthesizer:
     """Speaks with the parts of a bundle.
 
-    Sampling parameters are the fields of `bundle.Sampling`; those not given are the bundle's. The same text,
-    voice, seed and parameters give the same sound on the same machine.
+    Sampling parameters are the fields of `manifest.Sampling`; those not given are the bundle's. The same
+    text, voice, seed and parameters give the same sound on the same machine.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self._efforts: dict[int, Effort] = {}  # a judge remembers voices: not to be made for each text
 
     def warm_up(self) -> None:
         """Load every part now, so that the first text does not wait for it."""
@@ -135,7 +136,7 @@ class Synthesizer:
         `Spoken.warnings`. Arguments and errors as for `stream`.
         """
         segments, speaker = segment(text), self.voice(voice)
-        chosen = self.effort(effort) if isinstance(effort, int) and effort != 1 else effort
+        chosen = self._usual(effort) if isinstance(effort, int) and effort != 1 else effort
         if isinstance(chosen, Effort) and chosen.temperature is not None:
             sampling = {"temperature": chosen.temperature} | sampling
         jobs = [self._job(str(i), part.text, speaker, 1, seed, sampling) for i, part in enumerate(segments)]
@@ -174,6 +175,12 @@ class Synthesizer:
         search = build_search(recipe, judge, self.bundle.parts, n, target, waves)
         temperature = recipe.search.temperature
         return Effort(search, judge, deadline_s, deadline_x, temperature, recipe=recipe)
+
+    def _usual(self, n: int) -> Effort:
+        """Return the effort of the bundle's own recipe, made once."""
+        if n not in self._efforts:
+            self._efforts[n] = self.effort(n)
+        return self._efforts[n]
 
     def recipe(self, path: str | PathLike[str] | None = None) -> Recipe:
         """Return the recipe in a file, with the bundle's own [judge] if it has a [search] only.
@@ -314,10 +321,10 @@ class Synthesizer:
             limit_s = None if effort.deadline_s is None else effort.deadline_s * job.expected_s / total_s
             limit_s = limit_s if effort.deadline_x is None else effort.deadline_x * job.expected_s
             ranking = self._ranked(job, means, limit_s, effort, number, len(jobs))
-            best = ranking.judged[0].candidate
+            # Also one that was ruled out before it was decoded.
+            [best] = effort.judge.decode([ranking.judged[0].candidate])
             stats = {"tokens": ranking.tokens, "generate_s": ranking.generate_s, "judge_s": ranking.judge_s}
-            sounding, total = self._sounding(best), len(jobs)
-            spoken = Spoken(part, sounding, number, total, job.dropped, stats, job.params, ranking)
+            spoken = Spoken(part, best, number, len(jobs), job.dropped, stats, job.params, ranking)
             _warn(spoken)
             yield spoken
 
@@ -330,14 +337,6 @@ class Synthesizer:
             if effort.on_progress:
                 effort.on_progress(number, total, news)
         raise EngineError("Searching: the strategy ended without a ranking. Correct the strategy.")
-
-    def _sounding(self, candidate: Candidate) -> Candidate:
-        """Return a candidate with its sound, also one that was ruled out before it was decoded."""
-        if candidate.audio is not None or not candidate.codes:
-            return candidate
-        voice = candidate.utterance.voice
-        sounds = self.bundle.codec.decode([candidate.codes], voice.codes if voice else None)
-        return replace(candidate, audio=sounds[0])
 
     def _spoken(
         self, part: Segment, job: _Job, generations: list[Generation], number: int, total: int

@@ -3,7 +3,9 @@
 Give `strategies` a further line, and pytest does the rest.
 """
 
+from collections.abc import Generator
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -129,7 +131,7 @@ class TestSearch:
         running = search.run(JOBS[0], means)
         next(running)
         asked = len(engine.asked)
-        running.close()  # type: ignore[attr-defined]
+        cast(Generator[object, None, None], running).close()
         assert engine.in_flight == 0 and len(engine.asked) == asked
 
     def test_nothing_is_left_in_flight(self, search: Search, engine: PlantedEngine, means: Means) -> None:

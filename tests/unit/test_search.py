@@ -5,16 +5,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, cast
 
 import pytest
 
 from llasa.core import Candidate, Finish, Ids, Judged, SamplingParams, Score
 from llasa.errors import ConfigError, InputError, ScorerError
-from llasa.judge import Judge, JudgeBlock, Part, PartBlock, Rubric
-from llasa.recipe import Recipe, SearchBlock, build_search
-from llasa.recognizers.base import Recognizer
-from llasa.scorers.base import LARGE_MODEL, Parts, Scorer
+from llasa.judge import Judge, Part, Rubric
+from llasa.scorers.base import LARGE_MODEL, Scorer
 from llasa.search import (
     Adaptive,
     BeamSearch,
@@ -28,7 +25,6 @@ from llasa.search import (
     Search,
     search_for,
 )
-from llasa.text.reading import Reader
 from tests.planted import (
     CODES_PER_S,
     FIRST_ID,
@@ -474,50 +470,6 @@ def test_the_dial() -> None:
     assert search_for(2, target=0.9) == Adaptive(2, 2, 0.9)
     assert search_for(8, target=0.9) == Adaptive(8, 4, 0.9)
     assert search_for(8, waves=True) == Adaptive(8, 4, None)
-
-
-def of_recipe(keys: dict[str, Any], effort: int | None = None, target: float | None = None) -> Search:
-    def no_recognizer(name: str) -> Recognizer:
-        raise ConfigError(name)
-
-    recipe = Recipe(judge=JudgeBlock(scorers=[PartBlock(name="repetition")]), search=SearchBlock(**keys))
-    parts = Parts(PlantedCodec(), cast(Reader, None), no_recognizer)
-    return build_search(recipe, judge(), parts, effort, target)
-
-
-def test_the_search_of_a_recipe() -> None:
-    assert of_recipe({}) == BestOfN(8) and of_recipe({}, 3) == BestOfN(3)
-    assert of_recipe({"target": 0.9}) == Adaptive(8, 4, 0.9) == of_recipe({"target": 0.1}, target=0.9)
-    ladder = {"strategy": "fallback", "temperatures": [0.0, 1.0]}
-    assert of_recipe(ladder, target=0.3) == Fallback((0.0, 1.0), 0.3)
-    beam = of_recipe({"strategy": "beam", "width": 2})
-    assert isinstance(beam, BeamSearch) and (beam.width, beam.until_s) == (2, None)
-    hybrid = of_recipe({"strategy": "hybrid", "n": 5}), of_recipe({"strategy": "hybrid", "n": 5}, 3)
-    assert [one.then.n for one in hybrid if isinstance(one, Hybrid)] == [5, 3]
-    assert of_recipe({"strategy": "beam"}, 1) == Sample() == of_recipe(ladder, 1)
-
-
-@pytest.mark.parametrize(
-    ("strategy", "effort", "target", "named"),
-    [
-        ("beam", 4, None, "effort 4 .* 'beam', whose size is `width` and `branch`"),
-        ("fallback", 8, None, "effort 8 .* 'fallback', whose size is `temperatures`"),
-        ("beam", None, 0.9, "target 0.9 .* 'beam', which has no target"),
-        ("beam", 1, 0.9, "target 0.9 .* 'beam', which has no target"),
-        ("hybrid", 4, 0.0, "target 0 .* 'hybrid', which has no target"),
-        ("beam", 0, None, "effort is 0"),
-        ("fallback", 0, None, "effort is 0"),
-        ("hybrid", 0, None, "n is 0"),
-    ],
-)
-def test_what_a_strategy_cannot_follow_is_refused(
-    strategy: str, effort: int | None, target: float | None, named: str
-) -> None:
-    with pytest.raises(ConfigError, match=named):
-        of_recipe({"strategy": strategy}, effort, target)
-    if target is not None:
-        with pytest.raises(ConfigError, match=named):
-            of_recipe({"strategy": strategy, "target": target}, effort)
 
 
 @pytest.mark.parametrize(

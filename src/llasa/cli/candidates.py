@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,8 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         found = "it is not empty" if folder.is_dir() else "it is a file"
         raise ConfigError(f"{doing}: {found}. Name a new folder.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("Drawing the contact sheet", "matplotlib", "eval") from error
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("Drawing the contact sheet", "matplotlib", "eval")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -93,7 +92,7 @@ def _verdict(judged: "Judged") -> str:
 
 
 def _row(one: "Spoken", rank: int, judged: "Judged", file: str | None) -> dict[str, object]:
-    from llasa.receipt import finite
+    from llasa.core import plain
 
     candidate, score = judged.candidate, judged.score
     return {
@@ -104,7 +103,7 @@ def _row(one: "Spoken", rank: int, judged: "Judged", file: str | None) -> dict[s
         "status": judged.status,
         "reason": judged.reason,
         "value": score.value if score else None,
-        "measures": finite(score.measures) if score else {},
+        "measures": plain(score.measures) if score else {},
         "note": score.note if score else "",
         "finish": candidate.finish,
         "logprob": candidate.logprob,

@@ -50,7 +50,7 @@ class Likelihood:
         if not isinstance(recognizer, SupportsLikelihood):
             raise ConfigError(
                 f"Making the scorer 'nll': recogniser '{recognizer.name}' cannot tell how likely a text is. "
-                "Choose one that can, such as 'starter', or leave this scorer out."
+                "Choose one that can, such as the bundle's, or leave this scorer out."
             )
         self.recognizer: SupportsLikelihood = recognizer
         self.reader = reader
