@@ -102,7 +102,7 @@ def test_other_causal_models_equal_transformers(name: str) -> None:
     model, some = others()[name], prompts()[:6]
     with running(model) as engine:
         batched = [row[0] for row in generate(engine, some, GREEDY)]
-        assert engine._backbone.sliced == (name != "gemma2-capped")
+        assert engine._runner.sliced == (name != "gemma2-capped")
     for generation, prompt in zip(batched, some, strict=True):
         assert_same(generation.ids, generation.finish, *reference(model, prompt, GREEDY))
 
@@ -210,14 +210,14 @@ def test_what_was_read_is_released_on_failure_and_on_closing() -> None:
     model = llama()
     with running(model) as engine:
         engine.submit(long_prompt(), GREEDY).result()
-        assert engine._backbone._prefixes.size == 149
+        assert engine._runner._prefixes.size == 149
         broken = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(EngineError, match="division"):
             engine.submit(long_prompt(), GREEDY).result()
-        assert engine._backbone._prefixes.size == 0
+        assert engine._runner._prefixes.size == 0
         broken.remove()
         assert engine.submit(long_prompt(), GREEDY).result()[0].stats["prefill_tokens"] == 149
-    assert engine._backbone._prefixes.size == 0
+    assert engine._runner._prefixes.size == 0
 
 
 def test_logprobs_are_of_the_allowed_ids_at_temperature_one() -> None:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
-from llasa.engines.backbone import Head
 from llasa.engines.base import Step
+from llasa.engines.head import Head
 from llasa.engines.sampling import LoopWatch, Settings, draw, penalise, uniforms
 from llasa.errors import ConfigError, EngineError
 
 
-class NativeRequest:
+class LocalRequest:
     """One prompt in flight: an `engines.base.Request`, which any thread may read."""
 
     def __init__(self, prompt: Ids, params: SamplingParams, head: Head) -> None:
@@ -123,7 +123,7 @@ class Row:
     stats: of its prompt.
     """
 
-    request: NativeRequest
+    request: LocalRequest
     candidate: int
     last: int
     limit: int

@@ -1,0 +1,289 @@
+"""The step loop that in-process engines share: one thread, all requests in flight. Knows no text.
+
+The loop owns the rows, a `Runner` the model; callers own nothing but their `LocalRequest`. Between two steps
+finished and cancelled candidates leave and waiting ones join. A prompt is prefilled once, without its last
+id, and its past is shared by its candidates; the last id is then their first step: the first drawn id is
+nothing special. Pasts of recent prompts are kept: another wave of candidates, or a beam that goes on, is not
+read anew.
+"""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from llasa.core import Generation, Ids, SamplingParams
+from llasa.engines.base import Step
+from llasa.engines.head import Head
+from llasa.engines.inflight import Group, LocalRequest, Row
+from llasa.engines.sampling import LoopGuard, LoopWatch, check, stream_key
+from llasa.errors import ConfigError, EngineError, InputError
+
+
+class Runner(Protocol):
+    """Runs a language model for live rows, one id a step each. Only the loop's thread calls it.
+
+    Row numbers are dense: `add` appends, and `drop` gives the last row the number of the one that left.
+    vocab_size: ids lie in [0, vocab_size). device: where states and heads are.
+    """
+
+    vocab_size: int
+    device: torch.device
+
+    def head(self, allowed: tuple[int, ...] | None) -> Head:
+        """Return the head over some ids, all if None; any thread may call this."""
+        ...
+
+    def prefill(self, ids: Ids) -> tuple[Any, int]:
+        """Return the past of ids, for `add`, and how many of the first were known; there may be no ids."""
+        ...
+
+    def add(self, past: Any, length: int, count: int) -> None:
+        """Append `count` rows that share a past of `length` ids."""
+        ...
+
+    def drop(self, row: int) -> None:
+        """Remove a row."""
+        ...
+
+    def step(self, ids: Ids) -> Tensor:
+        """Feed one id to each row and return what heads read, [B, D]."""
+        ...
+
+    def reset(self) -> None:
+        """Remove all rows and release their memory."""
+        ...
+
+    def forget(self) -> None:
+        """Release what is kept of earlier prompts."""
+        ...
+
+    def close(self) -> None:
+        """Release the model; nothing is called after it."""
+        ...
+
+
+@dataclass
+class _Prompt:
+    """A prompt whose candidates are being admitted: its past, and the next candidate to join."""
+
+    request: LocalRequest
+    past: Any = None
+    stats: dict[str, float] = field(default_factory=dict[str, float])
+    candidate: int = 0
+
+
+class StepLoop:
+    """Draws from a `Runner`: an `engines.base.Engine`."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        max_length: int,
+        concurrency: int,
+        name: str,
+        loop_guard: LoopGuard | None = None,
+    ) -> None:
+        """Start the loop.
+
+        Args:
+            runner: owned by the loop from now on.
+            max_length: prompt and generated ids together.
+            concurrency: live candidates; more wait for a free slot.
+            name: what reports call the engine.
+            loop_guard: when a candidate counts as looping; its defaults if None.
+
+        Raises:
+            ConfigError: max_length or concurrency is not positive.
+        """
+        for setting, value in (("max_length", max_length), ("concurrency", concurrency)):
+            if value < 1:
+                raise ConfigError(f"Starting the engine: {setting} is {value}. Set it to 1 or more.")
+        self.name, self.max_length, self.concurrency = name, max_length, concurrency
+        self._guard = loop_guard or LoopGuard()
+        self._runner = runner
+        self._head = lru_cache(maxsize=8)(runner.head)
+        self._waiting: deque[LocalRequest] = deque()
+        self._entering: _Prompt | None = None
+        self._rows: list[Row] = []
+        self._groups: list[Group] | None = None
+        self._closed = False
+        self._work = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"llasa-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, prompt: Ids, params: SamplingParams) -> LocalRequest:
+        """Start `params.n` candidates of one prompt; thread-safe. See `engines.base.Engine.submit`.
+
+        Raises:
+            ConfigError: parameters out of range.
+            InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
+            EngineError: the engine is closed.
+        """
+        vocab_size = self._runner.vocab_size
+        check(params, vocab_size)
+        if not 0 < len(prompt) < self.max_length:
+            raise InputError(
+                f"Starting a generation: the prompt has {len(prompt)} ids, the model holds "
+                f"{self.max_length} with what it generates. Give 1 to {self.max_length - 1} ids."
+            )
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise InputError(
+                f"Starting a generation: the prompt holds ids from {min(prompt)} to {max(prompt)}, the "
+                f"model knows [0, {vocab_size}). Use the tokenizer of this model."
+            )
+        request = LocalRequest(list(prompt), params, self._head(params.allowed_token_ids))
+        with self._work:
+            if self._closed:
+                raise EngineError(f"Starting a generation: engine '{self.name}' is closed. Load it again.")
+            self._waiting.append(request)
+            self._work.notify()
+        return request
+
+    def forget(self) -> None:
+        """Drop all that depends on weights, while nothing is in flight.
+
+        Only needed after a change that leaves no trace in the weights' version counters: a write through
+        `.data`, an adapter switched on or off.
+        """
+        self._head.cache_clear()
+        self._runner.forget()
+
+    def close(self) -> None:
+        """Stop the step loop; whoever still waits gets an EngineError."""
+        with self._work:
+            self._closed = True
+            self._work.notify()
+        self._thread.join()
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while self._has_work():
+            try:
+                self._admit()
+                self._drop_cancelled()
+                if self._rows:
+                    self._step()
+            except Exception as error:  # the thread's edge: whoever waits must hear of any failure
+                self._fail(error)
+        self._fail(EngineError(f"Generating: engine '{self.name}' was closed. Load it again."))
+        self._runner.close()
+
+    def _has_work(self) -> bool:
+        """Wait for something to do; False once the engine is closed."""
+        with self._work:
+            self._work.wait_for(lambda: self._closed or self._waiting or self._entering or self._rows)
+            return not self._closed
+
+    def _admit(self) -> None:
+        """Let waiting candidates join, in order, while there are free slots."""
+        while len(self._rows) < self.concurrency and (prompt := self._next_prompt()):
+            request, first = prompt.request, prompt.candidate
+            prompt.candidate = min(request.params.n, first + self.concurrency - len(self._rows))
+            candidates = range(first, prompt.candidate)
+            self._runner.add(prompt.past, len(request.prompt) - 1, len(candidates))
+            self._rows += [self._row(prompt, candidate) for candidate in candidates]
+            self._groups = None
+            if prompt.candidate == request.params.n:
+                self._entering = None
+
+    def _next_prompt(self) -> _Prompt | None:
+        while self._entering is None and self._waiting:
+            with self._work:
+                request = self._waiting.popleft()
+            if request.begin():
+                began = time.perf_counter()
+                # Known before the work starts, so that a failure reaches its request too.
+                self._entering = _Prompt(request)
+                self._entering.past, reused = self._runner.prefill(request.prompt[:-1])
+                self._entering.stats = {
+                    "prefill_s": time.perf_counter() - began,
+                    "prefill_tokens": len(request.prompt) - 1 - reused,
+                    "reused_tokens": reused,
+                }
+        return self._entering
+
+    def _row(self, prompt: _Prompt, candidate: int) -> Row:
+        request, params = prompt.request, prompt.request.params
+        return Row(
+            request,
+            candidate,
+            last=request.prompt[-1],
+            limit=min(params.max_tokens, self.max_length - len(request.prompt)),
+            key=stream_key(params.seed, params.first + candidate),
+            stats=prompt.stats,
+            watch=LoopWatch(self._guard) if params.loop_guard else None,
+            seen=torch.zeros(request.head.width, dtype=torch.bool, device=self._runner.device)
+            if params.repetition_penalty != 1
+            else None,
+        )
+
+    def _drop_cancelled(self) -> None:
+        steps = {
+            number: Step(row.candidate, [], "cancelled")
+            for number, row in enumerate(self._rows)
+            if row.request.cancelled(row.candidate)
+        }
+        self._deliver(steps)
+
+    def _step(self) -> None:
+        """Feed the last id of every row, draw the next one, and deliver."""
+        state = self._runner.step([row.last for row in self._rows])
+        if self._groups is None:
+            self._groups = self._grouped()
+        steps: dict[int, Step] = {}
+        for group in self._groups:
+            drawn = group.draw(state if len(self._groups) == 1 else state[group.numbers])
+            for number, row, news in zip(group.numbers, group.rows, drawn, strict=True):
+                steps[number] = row.take(*news)
+        self._deliver(steps)
+
+    def _grouped(self) -> list[Group]:
+        shared: dict[Head, list[int]] = {}
+        for number, row in enumerate(self._rows):
+            shared.setdefault(row.request.head, []).append(number)
+        device = self._runner.device
+        return [
+            Group(head, numbers, [self._rows[i] for i in numbers], device) for head, numbers in shared.items()
+        ]
+
+    def _deliver(self, steps: dict[int, Step]) -> None:
+        """Give every request its news, and free the rows that ended."""
+        news: dict[LocalRequest, tuple[list[Step], dict[int, Generation]]] = {}
+        for number, step in steps.items():
+            row = self._rows[number]
+            told, ended = news.setdefault(row.request, ([], {}))
+            told.append(step)
+            if step.finish is not None:
+                ended[row.candidate] = row.generation(step.finish)
+        self._free([number for number, step in steps.items() if step.finish is not None])
+        for request, (told, ended) in news.items():
+            request.publish(told, ended)
+
+    def _free(self, numbers: list[int]) -> None:
+        for number in sorted(numbers, reverse=True):
+            self._runner.drop(number)
+            self._rows[number] = self._rows[-1]
+            self._rows.pop()
+            self._groups = None
+        if numbers and not self._rows:
+            self._runner.reset()
+
+    def _fail(self, error: Exception) -> None:
+        """End all requests with an error and start afresh."""
+        with self._work:
+            requests = {row.request for row in self._rows} | set(self._waiting)
+            self._waiting.clear()
+        if self._entering is not None:
+            requests.add(self._entering.request)
+        self._rows, self._groups, self._entering = [], None, None
+        self._runner.reset()
+        self._runner.forget()
+        for request in requests:
+            request.fail(error)
