@@ -7,24 +7,30 @@ Must not know how the parts work together.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import resources
-from os import PathLike
-from pathlib import Path, PurePosixPath
+from os import PathLike, fspath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypedDict, Unpack
 
 from llasa import config
 from llasa.audio import replace_file
+from llasa.checkpoint import CODECS, check_weights, codebook_size, inferred
 from llasa.codec.base import Codec
+from llasa.engines import Model, load_engine
 from llasa.engines.base import Engine
 from llasa.errors import BundleError, ConfigError
+from llasa.hub import Access, check, located
 from llasa.manifest import CodecChoice, Manifest, Sampling
 from llasa.prompt import Prompt
 from llasa.recognizers import load_recognizer
 from llasa.recognizers.base import Recognizer
 from llasa.scorers.base import Parts
+from llasa.text.normalize import normalize
 from llasa.text.phones import Phonemizer
 from llasa.text.reading import Reader
+from llasa.text.written import Written, tidy
 from llasa.voice import VoiceStore, default_voice_folder
 
 MANIFEST = "bundle.toml"
@@ -37,16 +43,16 @@ _AGAIN = "Install or copy the bundle again."
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle folder.
-
-    device, dtype: where and in what the models run; each part chooses if None. words: see `load_bundle`.
-    """
+    """A verified bundle folder. For the other fields see `load_bundle`."""
 
     folder: Path
     manifest: Manifest
     device: str | None = None
     dtype: str | None = None
     words: Mapping[str, str] | None = None
+    runs_on: str = "native"
+    adapters: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    access: Access = field(default_factory=Access)
 
     @property
     def name(self) -> str:
@@ -75,12 +81,12 @@ class Bundle:
 
     @cached_property
     def phonemizer(self) -> Phonemizer | None:
-        """Turns normalised text into phones; None where the language model reads characters.
+        """Turns normalised text into phones; None where the language model reads letters.
 
         Raises:
             BundleError: its files are damaged. ConfigError, InputError: one of `words` is wrong.
         """
-        if self.manifest.lm.text == "characters":
+        if self.manifest.lm.text != "phones":
             return None
         return Phonemizer.load(self.folder / self.manifest.phones.path, self.words)
 
@@ -126,12 +132,31 @@ class Bundle:
             BundleError: its files are damaged, or it is not the codec that `bundle.toml` describes.
         """
         part = self.manifest.codec
-        codec = _load_codec(part.kind, self.folder / part.path, self.device)
+        folder = located(part.source, self.access) if part.source else self.folder / part.path
+        check(folder)
+        codec = _load_codec(part.kind, folder, self.device)
         for key in CODEC_FACTS:
-            if getattr(codec, key) != getattr(part, key):
+            if getattr(part, key) is not None and getattr(codec, key) != getattr(part, key):
                 expected, found = getattr(part, key), getattr(codec, key)
                 raise _damaged(self.folder, f"expected a codec of {key} {expected}, found {found}")
         return codec
+
+    @property
+    def codec_name(self) -> str:
+        """The codec that voices must have been made with, loaded only where the manifest does not tell."""
+        return self.manifest.codec.name or self.codec.name
+
+    def form(self, text: str, language: str = "en") -> Written:
+        """Return a text in the form that the language model reads.
+
+        Raises:
+            InputError: nothing in it can be said. ConfigError: the model does not read the language.
+        """
+        if self.manifest.lm.text == "written":
+            return tidy(text)
+        normal = normalize(text, language)
+        form = self.phonemizer(normal.text) if self.phonemizer else normal.text
+        return Written(form, len(normal.text), normal.dropped)
 
     @cached_property
     def prompt(self) -> Prompt:
@@ -151,11 +176,29 @@ class Bundle:
         Raises:
             BundleError: the model is damaged, or smaller than the tokenizer.
         """
-        from llasa.engines.native import NativeEngine
-
         folder = self.folder / self.manifest.lm.path
         _check_vocabulary(folder, self.prompt)
-        return NativeEngine.load(folder, self.device, self.dtype)
+        if self.runs_on == "native":
+            check_weights(folder)
+        size, length = self.prompt.vocab_size, self.max_length
+        return load_engine(self.runs_on, Model(folder, size, length, self.device, self.dtype, self.adapters))
+
+
+class Options(TypedDict, total=False):
+    """What `load_bundle` takes by keyword.
+
+    engine: what runs the language model, see `engines.load_engine`. codec: of a model in the published
+    layout, a folder or Hub id; if absent the one in its folder `codec`, or else the one published with it.
+    adapters: LoRA folders or Hub ids by name; the sampling parameter `adapter` chooses one. revision: of the
+    model on the Hub. token, local_files_only: see `hub.Access`.
+    """
+
+    engine: str
+    codec: str | PathLike[str] | None
+    adapters: Mapping[str, str | PathLike[str]]
+    revision: str | None
+    token: str | None
+    local_files_only: bool
 
 
 def load_bundle(
@@ -163,28 +206,57 @@ def load_bundle(
     device: str | None = None,
     dtype: str | None = None,
     words: Mapping[str, str] | None = None,
+    **options: Unpack[Options],
 ) -> Bundle:
     """Return a bundle whose files all are what they were when it was sealed; nothing heavy is loaded yet.
 
     Args:
-        name_or_path: `starter`, the bundle inside the package, or a folder.
+        name_or_path: `starter`, the bundle inside the package, a folder, or a Hub id such as
+            `HKUSTAudio/Llasa-1B`. A model in the published layout, without `bundle.toml`, is paired with its
+            codec.
         device: torch device; the GPU if there is one, else the CPU, if None. The compact codec stays on the
             CPU whatever it is.
         dtype: of the language model; the fastest of bfloat16 and float32 if None.
         words: the user's own pronunciations, which win, such as `{"ada": "EY D AH"}`.
+        options: see `Options`.
 
     Raises:
         BundleError: no such bundle, or a file is missing, changed or added; says which.
-        ConfigError: words for a bundle that reads characters.
+        ConfigError: words for a bundle that reads letters, or a codec for one that has its own.
     """
     starter = Path(str(resources.files("llasa") / "assets" / "starter"))
-    folder = starter if name_or_path == "starter" else Path(name_or_path)
-    manifest = read_manifest(folder)
-    _verify(folder, manifest)
-    if words and manifest.lm.text == "characters":
-        found = f"found pronunciations of {len(words)} words, but it reads characters, not phones"
+    # A revision is the model's; the codec and adapters are other repositories.
+    access = Access(None, options.get("token"), options.get("local_files_only", False))
+    own = replace(access, revision=options.get("revision"))
+    folder = starter if name_or_path == "starter" else located(name_or_path, own)
+    manifest = _manifest(folder, str(name_or_path), options.get("codec"), access)
+    if words and manifest.lm.text != "phones":
+        found = f"found pronunciations of {len(words)} words, but it reads letters, not phones"
         raise ConfigError(f"Loading bundle '{folder}': {found}. Leave them out.")
-    return Bundle(folder, manifest, device, dtype, words)
+    adapters = {name: located(place, access) for name, place in options.get("adapters", {}).items()}
+    return Bundle(folder, manifest, device, dtype, words, options.get("engine", "native"), adapters, access)
+
+
+def _manifest(folder: Path, name: str, codec: str | PathLike[str] | None, access: Access) -> Manifest:
+    """Return the manifest of a sealed bundle, or what can be inferred of a published checkpoint."""
+    if (folder / MANIFEST).is_file() or not (folder / "config.json").is_file():
+        manifest = read_manifest(folder)
+        _verify(folder, manifest)  # its seal says more than the Hub's hashes
+        if codec is not None:
+            raise ConfigError(
+                f"Loading bundle '{folder}': found codec '{codec}', yet it has its own. Leave it out."
+            )
+        return manifest
+    check(folder)
+    called = PurePath(name).name
+    if codec is None and (folder / "codec" / "config.json").is_file():
+        return inferred(folder, called, None, folder / "codec")
+    size = codebook_size(folder)
+    if codec is None and size not in CODECS:
+        found = f"no codec of {size} codes is known"
+        raise ConfigError(f"Loading the model in '{folder}': {found}. Name one: codec, a folder or a Hub id.")
+    source = fspath(codec) if codec is not None else CODECS[size]
+    return inferred(folder, called, source, located(source, access))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -209,7 +281,7 @@ def seal(folder: str | PathLike[str], settings: Mapping[str, object]) -> Manifes
     Args:
         folder: a bundle but for its `bundle.toml`, which is replaced if it is there.
         settings: the content of `bundle.toml` without `format` and `files`; of `codec` only `kind`, and
-            `path` if it is not `codec`: the rest is read off the codec.
+            `path` or `source` if it is not in `codec`: the rest is read off the codec.
 
     Raises:
         ConfigError: a setting is unknown, missing or wrong.
@@ -218,7 +290,8 @@ def seal(folder: str | PathLike[str], settings: Mapping[str, object]) -> Manifes
     folder = Path(folder)
     doing = f"Sealing bundle '{folder}'"
     choice = config.build(CodecChoice, settings.get("codec", {}), doing)
-    codec = _load_codec(choice.kind, folder / choice.path, None)
+    place = located(choice.source, Access()) if choice.source else folder / choice.path
+    codec = _load_codec(choice.kind, place, None)
     described = choice.model_dump() | {key: getattr(codec, key) for key in CODEC_FACTS}
     known = {"format": FORMAT, "files": _hashes(folder), "codec": described}
     manifest = config.build(Manifest, {**settings, **known}, doing)

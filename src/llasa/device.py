@@ -45,5 +45,6 @@ def chosen_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
         return fastest_dtype(device)
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise ConfigError(f"Choosing the dtype: found '{name}'. Use one of: {', '.join(DTYPES)}.")
+        known = f"{', '.join(DTYPES)}; the native engine also int8 and auto"
+        raise ConfigError(f"Choosing the dtype: found '{name}'. Use one of: {known}.")
     return getattr(torch, name)

@@ -22,29 +22,34 @@ InnerPath = Annotated[str, AfterValidator(_inside)]
 class LmPart(BaseModel):
     """The language model.
 
-    text: the form of text it reads. max_length: prompt and generated ids that it was trained for.
+    text: the form of text it reads: `written` as people write it, in any language it learnt; `characters`
+    and `phones` of English. max_length: prompt and generated ids that it was trained for.
     """
 
     model_config = config.STRICT
     path: InnerPath = "lm"
     family: Literal["llasa-plain", "llasa-chat"]
-    text: Literal["characters", "phones"]
+    text: Literal["characters", "phones", "written"]
     separator: str = " "
     max_length: int = Field(gt=0)
 
 
 class CodecChoice(BaseModel):
-    """Which codec it is, and where."""
+    """Which codec it is, and where: in the bundle, or at `source`, another folder or a Hub id."""
 
     model_config = config.STRICT
-    kind: Literal["compact", "xcodec2"]
+    kind: Literal["compact", "xcodec2", "neucodec"]
     path: InnerPath = "codec"
+    source: str | None = None
 
 
 class CodecPart(CodecChoice):
-    """The codec, with what it says of itself: known without loading it, checked when it is loaded."""
+    """The codec, with what it says of itself: known without loading it, checked when it is loaded.
 
-    name: str
+    name: None for a published checkpoint, which does not say which weights it was trained with.
+    """
+
+    name: str | None = None
     sample_rate: int = Field(gt=0)
     codebook_size: int = Field(gt=0)
     hop_length: int = Field(gt=0)
@@ -79,6 +84,7 @@ class Sampling(BaseModel):
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     loop_guard: bool = SamplingParams.loop_guard
     logprobs: bool = SamplingParams.logprobs
+    adapter: str | None = SamplingParams.adapter
 
 
 class Manifest(BaseModel):

@@ -123,7 +123,8 @@ class Prompt:
         tokenizer = _tokenizer(folder / "tokenizer.json")
         tokenizer.no_padding()  # a training script may have left either switched on in the file
         tokenizer.no_truncation()
-        return cls(tokenizer, FAMILIES[family](folder)._replace(separator=separator), codebook_size)
+        surroundings = FAMILIES[family](folder, tokenizer)
+        return cls(tokenizer, surroundings._replace(separator=separator), codebook_size)
 
     def render(self, text: str, voice: Voice | None = None) -> Ids:
         """Return the ids an engine continues with speech:
@@ -269,30 +270,38 @@ def _end_id(tokenizer: Tokenizer) -> int:
 
 def _first_code_id(tokenizer: Tokenizer, codebook_size: int) -> int:
     first = tokenizer.token_to_id(speech_token(0))
-    ids = [tokenizer.token_to_id(speech_token(code)) for code in range(codebook_size)]
-    if first is None or ids != list(range(first, first + codebook_size)):
-        raise BundleError(
-            f"Reading the tokenizer: {speech_token(0)} to {speech_token(codebook_size - 1)} are missing "
-            "or their ids are not contiguous. Use the tokenizer and the codec that came with the model."
-        )
+    if first is None:
+        raise _unfit(f"expected {speech_token(0)}", "no such token", codebook_size)
+    for code in range(codebook_size):
+        found = tokenizer.token_to_id(speech_token(code))
+        if found != first + code:
+            expected = f"expected {speech_token(code)} to have id {first + code}"
+            raise _unfit(expected, "no such token" if found is None else f"id {found}", codebook_size)
     if tokenizer.token_to_id(speech_token(codebook_size)) is not None:
-        raise BundleError(
-            f"Reading the tokenizer: it has {speech_token(codebook_size)}, but the codec has only "
-            f"{codebook_size} entries. Use the tokenizer and the codec that came with the model."
-        )
+        raise _unfit(f"expected {speech_token(codebook_size - 1)} to be the last", "more", codebook_size)
     return first
 
 
-def _plain_family(folder: Path) -> Family:
+def _unfit(expected: str, found: str, codebook_size: int) -> BundleError:
+    return BundleError(
+        f"Reading the tokenizer for a codec of {codebook_size} entries: {expected}, found {found}. "
+        "Use the tokenizer and the codec that came with the model."
+    )
+
+
+def _plain_family(folder: Path, tokenizer: Tokenizer) -> Family:
     bos = _special_tokens(folder).get("bos_token", "")
     return PLAIN._replace(head=bos + PLAIN.head)
 
 
-def _chat_family(folder: Path) -> Family:
+def _chat_family(folder: Path, tokenizer: Tokenizer) -> Family:
     rendered = _render_chat(folder)
     bos = _special_tokens(folder).get("bos_token", "")
-    if bos:  # most templates write it, some leave it to the tokenizer; the prompt has exactly one
-        rendered = bos + rendered.replace(bos, "")
+    bare = re.sub(f"^(?:{re.escape(bos)})+", "", rendered)
+    # Most templates write it, some leave it to the tokenizer; the prompt begins with one. Further on it is
+    # left alone: SmolLM2 begins every turn with it.
+    if bare != rendered or tokenizer.encode("").ids:
+        rendered = bos + bare
     head, *tails = rendered.split(_SENTINEL)
     if len(tails) != 1 or not tails[0].endswith(SPEECH_START):
         raise BundleError(
@@ -304,6 +313,7 @@ def _chat_family(folder: Path) -> Family:
 
 def _render_chat(folder: Path) -> str:
     # On first use: importing it costs a second, and the plain family does without.
+    from jinja2 import TemplateError
     from transformers import PreTrainedTokenizerFast
 
     # An empty tokenizer is enough to render, and real ones take seconds to load.
@@ -316,9 +326,12 @@ def _render_chat(folder: Path) -> str:
         {"role": "user", "content": INSTRUCTION + TEXT_START + _SENTINEL + TEXT_END},
         {"role": "assistant", "content": SPEECH_START},
     ]
-    rendered = renderer.apply_chat_template(
-        messages, tokenize=False, continue_final_message=True, date_string=DATE
-    )
+    try:
+        rendered = renderer.apply_chat_template(
+            messages, tokenize=False, continue_final_message=True, date_string=DATE
+        )
+    except (TemplateError, ValueError, TypeError) as error:
+        raise _damaged(folder, error, "Rendering the chat template") from error
     return str(rendered)
 
 
@@ -360,8 +373,8 @@ def _tokenizer(path: Path) -> Tokenizer:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> BundleError:
-    return BundleError(f"Loading the tokenizer: {path} is damaged ({error}). {_AGAIN}")
+def _damaged(path: Path, error: Exception, doing: str = "Loading the tokenizer") -> BundleError:
+    return BundleError(f"{doing}: {path} is damaged ({error}). {_AGAIN}")
 
 
 def _read(path: Path) -> str:

@@ -105,7 +105,7 @@ def repair(
     if effort.temperature is not None:
         sampling = {"temperature": effort.temperature} | sampling
     utterance = spoken.candidate.utterance
-    job = synthesizer.job(utterance.text, utterance.voice, seed, **sampling)
+    job = synthesizer.job(utterance.text, utterance.voice, seed, utterance.language, **sampling)
     surgery = _Surgery(synthesizer, effort.judge, listener.recognizer, job, n)
     attempts, tried, note = list[Attempt](), set[tuple[int, int]](), ""
     try:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Unpack
 
 from llasa import config
-from llasa.bundle import Bundle, load_bundle
+from llasa.bundle import Bundle, Options, load_bundle
 from llasa.core import Audio, Candidate, Generation, SamplingParams, Utterance, Voice
 from llasa.engines.base import Request
 from llasa.errors import ConfigError, EngineError, InputError
@@ -23,7 +23,6 @@ from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import HELD_OUT, Recipe, build_search, read_recipe, with_witness
 from llasa.search import Job, Means, Progress, Ranking, Search
 from llasa.spoken import Spoken, concatenated, voiced
-from llasa.text.normalize import Normalized, normalize
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
 from llasa.voice import load as load_voice
@@ -87,6 +86,7 @@ class Synthesizer:
         voice: VoiceLike | None = None,
         seed: int = 0,
         effort: int | Effort = 1,
+        language: str = "en",
         **sampling: object,
     ) -> Audio:
         """Return a text as speech; the pieces of `stream`, joined.
@@ -96,16 +96,18 @@ class Synthesizer:
             voice: a name, a `Voice` or the path of a voice file; the bundle's default voice if None.
             seed: any integer.
             effort: candidates a segment; the judge's best is kept. 1: the first is taken, unjudged.
+            language: of the text, a code such as "en" or "zh".
             sampling: such as `temperature=0.6`.
 
         Raises:
             InputError: nothing in the text can be said, or the voice is too long.
-            ConfigError: no such voice, or a sampling parameter is unknown or out of range.
+            ConfigError: no such voice, a language that the model does not read, or a sampling parameter is
+                unknown or out of range.
             BundleError: a part of the bundle is damaged, or the voice belongs to another codec.
             EngineError: the language model failed, or gave no speech at all.
             ScorerError: no candidate of a segment got a verdict.
         """
-        return concatenated(self.stream(text, voice, seed, effort, **sampling))
+        return concatenated(self.stream(text, voice, seed, effort, language, **sampling))
 
     def stream(
         self,
@@ -113,6 +115,7 @@ class Synthesizer:
         voice: VoiceLike | None = None,
         seed: int = 0,
         effort: int | Effort = 1,
+        language: str = "en",
         **sampling: object,
     ) -> Iterator[Audio]:
         """Return an iterator over the speech of a text, segment by segment, with the pauses between.
@@ -120,7 +123,7 @@ class Synthesizer:
         The next segment is made while the caller handles the last. Arguments and errors as for `say`; what
         can be refused is refused before this returns.
         """
-        return voiced(self.speak(text, voice, seed, effort, **sampling))
+        return voiced(self.speak(text, voice, seed, effort, language, **sampling))
 
     def speak(
         self,
@@ -128,6 +131,7 @@ class Synthesizer:
         voice: VoiceLike | None = None,
         seed: int = 0,
         effort: int | Effort = 1,
+        language: str = "en",
         **sampling: object,
     ) -> Iterator[Spoken]:
         """Return an iterator over the segments of a text, said, with all that is known of each.
@@ -135,11 +139,12 @@ class Synthesizer:
         A segment that loops, runs into the limit or stays empty is given like any other: see
         `Spoken.warnings`. Arguments and errors as for `stream`.
         """
-        segments, speaker = segment(text), self.voice(voice)
+        segments, speaker = segment(text, language=language), self.voice(voice)
         chosen = self._usual(effort) if isinstance(effort, int) and effort != 1 else effort
         if isinstance(chosen, Effort) and chosen.temperature is not None:
             sampling = {"temperature": chosen.temperature} | sampling
-        jobs = [self._job(str(i), part.text, speaker, 1, seed, sampling) for i, part in enumerate(segments)]
+        said = (Utterance(str(i), part.text, speaker, language) for i, part in enumerate(segments))
+        jobs = [self._job(utterance, 1, seed, sampling) for utterance in said]
         return (
             self._search(segments, jobs, chosen)
             if isinstance(chosen, Effort)
@@ -219,7 +224,13 @@ class Synthesizer:
         return receipt_of(text, spoken, effort.judge, self.bundle.parts, made)
 
     def candidates(
-        self, text: str, voice: VoiceLike | None = None, n: int = 1, seed: int = 0, **sampling: object
+        self,
+        text: str,
+        voice: VoiceLike | None = None,
+        n: int = 1,
+        seed: int = 0,
+        language: str = "en",
+        **sampling: object,
     ) -> list[Candidate]:
         """Return `n` attempts at saying a text in one go; candidate i does not depend on `n`.
 
@@ -230,16 +241,23 @@ class Synthesizer:
         Returns:
             Candidates in order, with `audio` where there are codes. Other arguments and errors as for `say`.
         """
-        job = self._job("0", text, self.voice(voice), n, seed, sampling)
+        job = self._job(Utterance("0", text, self.voice(voice), language), n, seed, sampling)
         return self._heard(job, self._submit(job).result())
 
     def means(self, judge: Judge) -> Means:
         """Return what a search strategy works with."""
         return Means(self.bundle.engine, judge, self.bundle.prompt.codes, self._codes_per_s)
 
-    def job(self, text: str, voice: VoiceLike | None = None, seed: int = 0, **sampling: object) -> Job:
+    def job(
+        self,
+        text: str,
+        voice: VoiceLike | None = None,
+        seed: int = 0,
+        language: str = "en",
+        **sampling: object,
+    ) -> Job:
         """Return one utterance made ready for a search strategy; arguments and errors as for `candidates`."""
-        return self._job("0", text, self.voice(voice), 1, seed, sampling)
+        return self._job(Utterance("0", text, self.voice(voice), language), 1, seed, sampling)
 
     def voice(self, voice: VoiceLike | None) -> Voice | None:
         """Return the voice to speak with, checked against the codec; None if the bundle has no default.
@@ -255,31 +273,24 @@ class Synthesizer:
         check_codec(chosen, self.bundle.codec)
         return chosen
 
-    def _job(
-        self, id: str, text: str, voice: Voice | None, n: int, seed: int, sampling: Mapping[str, object]
-    ) -> _Job:
-        normal = normalize(text)
-        form = self._form(normal)
-        reference = replace(voice, text=self._form(normalize(voice.text))) if voice else None
-        prompt = self.bundle.prompt.render(form, reference)
-        expected_s = START_S + len(normal.text) / CHARACTERS_PER_S
-        params = replace(self._params(normal, expected_s, len(prompt), sampling), n=n, seed=seed)
-        dropped = (*normal.dropped, *self.bundle.prompt.text_ids(form)[1])
-        return _Job(Utterance(id, text, voice), prompt, params, dropped, expected_s)
-
-    def _form(self, normal: Normalized) -> str:
-        """Return normalised text in the form that the language model reads."""
-        phonemizer = self.bundle.phonemizer
-        return phonemizer(normal.text) if phonemizer else normal.text
+    def _job(self, utterance: Utterance, n: int, seed: int, sampling: Mapping[str, object]) -> _Job:
+        text, voice = utterance.text, utterance.voice
+        form = self.bundle.form(text, utterance.language)
+        reference = replace(voice, text=self.bundle.form(voice.text).text) if voice else None
+        prompt = self.bundle.prompt.render(form.text, reference)
+        expected_s = START_S + form.weight / CHARACTERS_PER_S
+        params = replace(self._params(text, expected_s, len(prompt), sampling), n=n, seed=seed)
+        dropped = (*form.dropped, *self.bundle.prompt.text_ids(form.text)[1])
+        return _Job(utterance, prompt, params, dropped, expected_s)
 
     def _params(
-        self, normal: Normalized, expected: float, n_prompt: int, sampling: Mapping[str, object]
+        self, text: str, expected: float, n_prompt: int, sampling: Mapping[str, object]
     ) -> SamplingParams:
         chosen = config.changed(self.bundle.sampling, sampling, "Choosing sampling parameters")
         room = min(self.bundle.max_length, self.bundle.engine.max_length) - n_prompt
         if room < self._count(expected):
             raise InputError(
-                f"Saying {normal.text[:40]!r}: it takes about {expected:.0f} s, but with text and voice "
+                f"Saying {text[:40]!r}: it takes about {expected:.0f} s, but with text and voice "
                 f"there is room for {max(room, 0) / self._codes_per_s:.0f} s. Use a shorter voice or text."
             )
         limit = chosen.max_tokens or self._count(LONGEST * expected + LONGEST_EXTRA_S)
@@ -287,7 +298,7 @@ class Synthesizer:
         first = min(limit, self._count(SHORTEST_S)) if chosen.min_tokens is None else chosen.min_tokens
         if first > limit:
             raise ConfigError(
-                f"Choosing sampling parameters: min_tokens is {first}, but {normal.text[:40]!r} ends after "
+                f"Choosing sampling parameters: min_tokens is {first}, but {text[:40]!r} ends after "
                 f"{limit} codes at most. Lower min_tokens, or raise max_tokens where it is given."
             )
         fields: dict[str, Any] = chosen.model_dump() | {"max_tokens": limit, "min_tokens": first}
@@ -364,9 +375,10 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     words: Mapping[str, str] | None = None,
+    **options: Unpack[Options],
 ) -> Synthesizer:
     """Return a synthesizer over a bundle; arguments and errors as for `bundle.load_bundle`."""
-    return Synthesizer(load_bundle(name_or_path, device, dtype, words))
+    return Synthesizer(load_bundle(name_or_path, device, dtype, words, **options))
 
 
 def _warn(spoken: Spoken) -> None:

@@ -57,9 +57,10 @@ def create(
     speech = trim_silence(audio)
     if speech.duration_s < MIN_S:
         raise _too_short(name, f"only {speech.duration_s:.2f} s of it are not silence")
-    speech = resample(loudness(speech), codec.sample_rate)
-    codes = codec.encode([speech])[0]
-    return Voice(name, text.strip(), codes, codec.name, speech if keep_reference else None, source, consent)
+    speech = loudness(speech)
+    codes = codec.encode([speech])[0]  # a codec may hear at another rate than it speaks
+    reference = resample(speech, codec.sample_rate) if keep_reference else None
+    return Voice(name, text.strip(), codes, codec.name, reference, source, consent)
 
 
 def _check_name(name: str) -> None:

@@ -18,6 +18,7 @@ from llasa.recognizers.ctc import CtcRecognizer
 from llasa.recognizers.endpoint import EndpointRecognizer
 from llasa.recognizers.pocketsphinx import PocketsphinxRecognizer
 from tests.unit.test_endpoint import count_samples, serving
+from tests.unit.test_faster_whisper import save_faster_whisper
 from tests.unit.test_whisper import save_tiny_whisper
 
 
@@ -25,6 +26,12 @@ def whisper(folder: Path) -> Iterator[Recognizer]:
     from llasa.recognizers.whisper import WhisperRecognizer
 
     yield WhisperRecognizer.load(save_tiny_whisper(folder, chunk_s=3), "cpu")
+
+
+def faster_whisper(folder: Path) -> Iterator[Recognizer]:
+    from llasa.recognizers.faster_whisper import FasterWhisperRecognizer
+
+    yield FasterWhisperRecognizer.load(save_faster_whisper(folder), "cpu")
 
 
 def endpoint(folder: Path) -> Iterator[Recognizer]:
@@ -36,6 +43,7 @@ FACTORIES: dict[str, Callable[[Path], Iterator[Recognizer]]] = {
     "ctc-phones": lambda folder: iter([CtcRecognizer.random(seed=0, text_form="phones")]),
     "ctc-characters": lambda folder: iter([CtcRecognizer.random(seed=1, text_form="characters")]),
     "whisper": whisper,
+    "faster-whisper": faster_whisper,
     "pocketsphinx": lambda folder: iter([PocketsphinxRecognizer()]),
     "endpoint": endpoint,
 }

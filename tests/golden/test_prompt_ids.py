@@ -1,4 +1,4 @@
-"""Golden prompt ids of both families on a small tokenizer built like Llama-3's, and on one of real size.
+"""Golden prompt ids of both families on a small tokenizer built like Llama-3's.
 
 The ids are compared with stored ones, and with a plain path that shares no code: write the whole prompt as a
 string and tokenise it in one go with the markers on.
@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, pro
 
 from llasa.core import Voice
 from llasa.prompt import MARKERS, Prompt
+from tests.published import LLAMA3_SPLIT, LLAMA3_TEMPLATE
 
 GOLDEN = json.loads(Path(__file__).with_name("prompt_ids.json").read_text("utf-8"))
 CODEBOOK_SIZE = 64
@@ -41,26 +42,6 @@ MERGES = (
     "i n",
     "n e",
 )
-LLAMA_3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA_3_TEMPLATE = """{{- bos_token }}
-{%- if not date_string is defined %}
-    {%- set date_string = strftime_now("%d %b %Y") %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{{- "Cutting Knowledge Date: December 2023\\n" }}
-{{- "Today Date: " + date_string + "\\n\\n" }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {{- "<|start_header_id|>" + message["role"] + "<|end_header_id|>\\n\\n" \
-+ message["content"] | trim + "<|eot_id|>" }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- "<|start_header_id|>assistant<|end_header_id|>\\n\\n" }}
-{%- endif %}
-"""
 CHAT_HEAD = (
     "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
     "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
@@ -89,7 +70,7 @@ def small_llama_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(LLAMA_3_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -122,7 +103,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llama")
-    return save(tokenizer, path, bos_token="<|begin_of_text|>", chat_template=LLAMA_3_TEMPLATE)
+    return save(tokenizer, path, bos_token="<|begin_of_text|>", chat_template=LLAMA3_TEMPLATE)
 
 
 @pytest.fixture(scope="module", params=sorted(EXPECTED))
@@ -172,7 +153,7 @@ def test_exactly_one_bos(prompt: Prompt, tokenizer: Tokenizer) -> None:
 def test_one_bos_whatever_the_template_writes(
     written: str, folder: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    template = LLAMA_3_TEMPLATE.replace("{{- bos_token }}", written)
+    template = LLAMA3_TEMPLATE.replace("{{- bos_token }}", written)
     save(tokenizer, tmp_path, bos_token="<|begin_of_text|>", chat_template=template)
     ids = Prompt.load(tmp_path, "llasa-chat", CODEBOOK_SIZE).render(TEXT)
     assert ids == GOLDEN["llasa-chat"]["plain"]
@@ -182,7 +163,7 @@ def test_template_in_its_own_file_and_tokens_as_objects(tokenizer: Tokenizer, tm
     save(tokenizer, tmp_path)
     config = {"bos_token": {"content": "<|begin_of_text|>", "special": True}, "pad_token": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
-    (tmp_path / "chat_template.jinja").write_text(LLAMA_3_TEMPLATE, "utf-8")
+    (tmp_path / "chat_template.jinja").write_text(LLAMA3_TEMPLATE, "utf-8")
     assert Prompt.load(tmp_path, "llasa-chat", CODEBOOK_SIZE).render(TEXT) == GOLDEN["llasa-chat"]["plain"]
 
 
@@ -192,7 +173,7 @@ def test_padding_and_truncation_left_in_the_file_are_ignored(
     tokenizer = small_llama_tokenizer()
     tokenizer.enable_padding(length=256, pad_id=0)
     tokenizer.enable_truncation(8)
-    save(tokenizer, tmp_path, bos_token="<|begin_of_text|>", chat_template=LLAMA_3_TEMPLATE)
+    save(tokenizer, tmp_path, bos_token="<|begin_of_text|>", chat_template=LLAMA3_TEMPLATE)
     assert Prompt.load(tmp_path, family, CODEBOOK_SIZE).render(TEXT) == GOLDEN[family]["plain"]
 
 
@@ -207,31 +188,3 @@ def test_text_never_becomes_a_marker(prompt: Prompt, tokenizer: Tokenizer) -> No
         ):
             ids, dropped = prompt.text_ids(text)
             assert ids and max(ids) < min(added) and dropped == ()
-
-
-@pytest.fixture(scope="module")
-def real_size(tmp_path_factory: pytest.TempPathFactory) -> Prompt:
-    """128,256 entries before the markers, of which the last 256 are special, as in Llama-3."""
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(128_000)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens([*SPECIAL, *(f"<|reserved_{i}|>" for i in range(256 - len(SPECIAL)))])
-    add_speech(tokenizer, 65_536)
-    folder = save(tokenizer, tmp_path_factory.mktemp("real"), bos_token="<|begin_of_text|>")
-    return Prompt.load(folder, "llasa-plain", 65_536)
-
-
-def test_published_ids(real_size: Prompt) -> None:
-    voice = Voice(name="v", text="w2", codes=[0, 65_535], codec="test@0")
-    assert real_size.render("w5", voice) == [128_000, 128_258, 2, 5, 128_259, 128_260, 128_264, 193_799]
-    assert real_size.example("w5", [1])[0][-2:] == [128_265, 128_261]
-    assert real_size.vocab_size == 193_800
-    assert real_size.stop_token_ids == (128_261,)
-    assert real_size.allowed_token_ids == (*range(128_264, 193_800), 128_261)
-    assert real_size.codes(real_size.ids(list(range(65_536)))) == list(range(65_536))
-
-
-def test_none_of_the_published_markers_comes_out_of_text(real_size: Prompt) -> None:
-    names = [*MARKERS, *SPECIAL, *(f"<|s_{code}|>" for code in range(65_536))]
-    ids, dropped = real_size.text_ids(" w7 ".join(names))
-    assert set(ids) == {7}
-    assert set(dropped) == set(names)

@@ -70,7 +70,7 @@ def test_files_that_nobody_sealed_are_refused(broken_bundle: Path, name: str):
 def test_pronunciations_need_a_bundle_that_reads_phones(broken_bundle: Path):
     edit(broken_bundle, 'text = "phones"', 'text = "characters"')
     load_bundle(broken_bundle, words={})
-    with pytest.raises(ConfigError, match="pronunciations of 1 words, but it reads characters"):
+    with pytest.raises(ConfigError, match="pronunciations of 1 words, but it reads letters"):
         load_bundle(broken_bundle, words={"ada": "EY D AH"})
 
 
@@ -82,7 +82,7 @@ def test_pronunciations_need_a_bundle_that_reads_phones(broken_bundle: Path):
         ('default_voice = "ada"', 'default_voice = "bob"', "voices/bob.safetensors, found none"),
         ('path = "codec"', 'path = "../codec"', "a path inside the bundle"),
         ('"lm/config.json"', '"/etc/hostname"', "a path inside the bundle"),
-        ('kind = "compact"', 'kind = "pickle"', "should be 'compact' or 'xcodec2'"),
+        ('kind = "compact"', 'kind = "pickle"', "should be 'compact', 'xcodec2' or 'neucodec'"),
         ("top_p = 1.0", "top_p = 3.0", "less than or equal to 1"),
         ("[lm]", "[ lm", "it is no TOML file"),
     ],
@@ -132,7 +132,7 @@ def test_model_must_hold_the_tokenizer(broken_bundle: Path):
     ("change", "error", "said"),
     [
         ({"nam": "x"}, ConfigError, "Did you mean 'name'?"),
-        ({"codec": {"kind": "mp3"}}, ConfigError, "should be 'compact' or 'xcodec2'"),
+        ({"codec": {"kind": "mp3"}}, ConfigError, "should be 'compact', 'xcodec2' or 'neucodec'"),
         ({"codec": "compact"}, ConfigError, "found the table = 'compact'"),
         ({"default_voice": "bob"}, BundleError, "voices/bob.safetensors"),
         ({"lm": LM | {"family": "gpt"}}, ConfigError, "should be 'llasa-plain' or 'llasa-chat'"),

@@ -61,3 +61,13 @@ def test_nothing_is_left_after_clearing() -> None:
     prefixes.keep([1, 2, 3], past([1, 2, 3]))
     prefixes.clear()
     assert (prefixes.find([1, 2, 3]), prefixes.size) == (([], 0), 0)
+
+
+def test_readers_do_not_share() -> None:
+    prefixes = Prefixes(BLOCK, 16)
+    ids = [1, 2, 3, 4, 5]
+    prefixes.keep(ids, past(ids), reader=1)
+    assert [prefixes.find(ids, reader)[1] for reader in (None, 0, 1)] == [0, 0, 5]
+    prefixes.keep(ids, past([9, *ids[1:]]))
+    assert equal(prefixes.find(ids, 1)[0], past(ids))
+    assert prefixes.size == 10

@@ -229,12 +229,34 @@ def test_a_chat_template_that_loses_the_text_is_refused(phone_folder: Path, tmp_
         Prompt.load(tmp_path, "llasa-chat", CODEBOOK_SIZE)
 
 
-@pytest.mark.parametrize("names", [ADDED[:5], [*ADDED[:-2], ADDED[-1], ADDED[-2]], ADDED[1:5] + ADDED[7:]])
-def test_missing_markers_and_scattered_speech_ids_are_refused(names: list[str]) -> None:
+CODES = [speech_token(code) for code in range(CODEBOOK_SIZE)]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (MARKERS[:4], r"has no <\|SPEECH_GENERATION_START\|>, <\|SPEECH_GENERATION_END\|>\. Use"),
+        (MARKERS[4:], r"has no <\|TEXT_UNDERSTANDING_START\|>, <\|TEXT_UNDERSTANDING_END\|>\. Use"),
+        (MARKERS, r"of 32 entries: expected <\|s_0\|>, found no such token"),
+        ([*MARKERS, *CODES[:7], *CODES[8:]], r"expected <\|s_7\|> to have id 16, found no such token"),
+        ([*MARKERS, *CODES[:7], "x", *CODES[7:]], r"expected <\|s_7\|> to have id 16, found id 17"),
+        ([*MARKERS, *CODES[:-2], CODES[-1], CODES[-2]], r"expected <\|s_30\|> to have id 39, found id 40"),
+        ([*MARKERS, *CODES, "<|s_32|>"], r"expected <\|s_31\|> to be the last, found more"),
+    ],
+)
+def test_tokenizers_that_do_not_fit_say_what_is_out_of_place(names: list[str], expected: str) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     tokenizer.add_tokens([AddedToken(name) for name in names])
-    with pytest.raises(BundleError, match="Use the tokenizer"):
+    with pytest.raises(BundleError, match=expected):
         Prompt(tokenizer, PLAIN, CODEBOOK_SIZE)
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}", "{{ 1 + 'a' }}", "nothing"])
+def test_a_chat_template_that_fails_is_refused(template: str, phone_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((phone_folder / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), "utf-8")
+    with pytest.raises(BundleError, match="Rendering the chat template"):
+        Prompt.load(tmp_path, "llasa-chat", CODEBOOK_SIZE)
 
 
 def test_tokenizer_layout(phone_folder: Path) -> None:

@@ -153,7 +153,7 @@ def test_anyones_class_is_made_without_arguments() -> None:
         ("wisper:x", "wisper"),
         ("pocketsphynx", "Did you mean 'pocketsphinx'"),
         ("pocketsphinx:big", "Write it as pocketsphinx"),
-        ("whisper", "Write it as whisper:FOLDER"),
+        ("whisper", "Write it as whisper:MODEL"),
         ("ctc:", "Write it as ctc:FOLDER"),
         ("endpoint:http://localhost:9/v1", "model"),
         ("nowhere.at_all:Class", "nowhere"),

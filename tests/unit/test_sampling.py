@@ -164,6 +164,11 @@ def test_refusal_names_field_value_and_range() -> None:
         check(SamplingParams(top_p=1.5), 10)
     with pytest.raises(ConfigError, match="every allowed id is a stop id"):
         check(SamplingParams(allowed_token_ids=(3, 3), stop_token_ids=(3,)), 10)
+    with pytest.raises(ConfigError, match=r"adapter is 'c'\. Set it to None or one of: a, b"):
+        check(SamplingParams(adapter="c"), 10, ["b", "a"])
+    with pytest.raises(ConfigError, match="this engine has no adapters"):
+        check(SamplingParams(adapter="c"), 10)
+    check(SamplingParams(adapter="b"), 10, ["b", "a"])
     with pytest.raises(ConfigError, match="min_repeats"):
         LoopGuard(min_repeats=1)
 

@@ -1,5 +1,6 @@
 """Speaker similarity: a tiny random checkpoint, the shipped voices, and what cannot be compared."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -118,6 +119,35 @@ def test_a_checkpoint_with_weights_missing_is_refused(folder: Path, tmp_path: Pa
     del weights["projector.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(BundleError, match=r"lack projector.weight"):
+        Similarity(NoCodec(), str(tmp_path))
+
+
+def test_weights_of_half_precision_and_without_those_of_training_are_taken(
+    folder: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": "float16"}), "utf-8")
+    weights = load_file(folder / "model.safetensors")
+    unused = [name for name in weights if name.startswith("objective.") or "masked_spec_embed" in name]
+    half = {name: weights[name].astype(np.float16) for name in weights if name not in unused}
+    save_file(half, tmp_path / "model.safetensors", {"format": "pt"})
+    one = [candidate(clip(1.0, seed=5), VOICE)]
+    found, wanted = (
+        Similarity(NoCodec(), str(path), device="cpu").score(one)[0] for path in (tmp_path, folder)
+    )
+    assert len(unused) == 2
+    assert found.measures["sim"] == pytest.approx(wanted.measures["sim"], abs=1e-2)
+
+
+def test_a_pickle_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        name = "pytorch_model.bin" if path.suffix == ".safetensors" else path.name
+        (tmp_path / name).write_bytes(path.read_bytes())
+    with pytest.raises(BundleError, match=r"only pytorch_model\.bin, a pickle.*save_pretrained"):
         Similarity(NoCodec(), str(tmp_path))
 
 

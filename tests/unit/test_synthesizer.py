@@ -201,7 +201,7 @@ def test_markers_in_the_text_are_text(tiny_bundle: Path, text: str):
         ({"top_p": 3}, "less than or equal to 1"),
         ({"temperature": "hot"}, "found temperature"),
         ({"n": 4}, "unknown key 'n'"),
-        ({"min_tokens": 900}, "min_tokens is 900, but 'the cat sat.' ends after"),
+        ({"min_tokens": 900}, "min_tokens is 900, but 'The cat sat.' ends after"),
         ({"min_tokens": 9, "max_tokens": 8}, "ends after 8 codes at most. Lower min_tokens"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save as serialize
 
-from llasa.audio import loudness
+from llasa.audio import loudness, resample
 from llasa.core import Audio, Codes, Voice
 from llasa.errors import BundleError, ConfigError, InputError
 from llasa.voice import VoiceStore, check_codec, create, default_voice_folder, load, save
@@ -64,11 +64,12 @@ def test_create_trims_levels_resamples_and_encodes():
         "yes",
     )
     [heard] = codec.heard
-    assert heard.sample_rate == 8000
+    assert heard.sample_rate == RATE  # the codec resamples, in one step
+    assert voice.reference is not None and voice.reference.sample_rate == codec.sample_rate == 8000
     assert heard.duration_s == pytest.approx(2.2, abs=0.03)
     assert np.abs(heard.samples - loudness(heard).samples).max() < 0.01
     assert voice.codes == codec.encode([heard])[0]
-    assert voice.reference is heard
+    np.testing.assert_array_equal(voice.reference.samples, resample(heard, 8000).samples)
     assert made(keep_reference=False).reference is None
 
 

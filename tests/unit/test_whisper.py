@@ -1,7 +1,12 @@
 """Whisper: likelihoods by teacher forcing, one encoder pass for everything, limits and files."""
 
+import json
 import math
+from collections.abc import Sequence
+from itertools import chain, islice, product
 from pathlib import Path
+from string import ascii_letters
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +20,11 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from llasa.core import Audio
 from llasa.errors import BundleError, ConfigError, InputError
+from llasa.recognizers import load_recognizer
 from llasa.recognizers.whisper import WhisperRecognizer
 
 SPECIAL = ("startoftranscript", "en", "de", "translate", "transcribe", "startofprev", "notimestamps")
@@ -59,6 +66,93 @@ def save_tiny_whisper(folder: Path, chunk_s: int = 2) -> Path:
     WhisperProcessor(features, tokenizer).save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+def published_tokenizer(n_languages: int) -> WhisperTokenizer:
+    """Return a tokenizer with the ids of the published ones, whose words are bytes, pairs and triples.
+
+    Args:
+        n_languages: 99, 100 as large-v3 and turbo, or 1: English alone.
+    """
+    alphabet, letters = sorted(ByteLevel.alphabet()), "\u0120" + ascii_letters
+    triples = ((left + right, third) for left, right, third in product(letters, repeat=3))
+    merges = list(islice(chain(product(letters, repeat=2), triples), 50_256 - len(alphabet)))
+    # The empty word is what tells CTranslate2 that there are other languages.
+    words = [*alphabet, *map("".join, merges), *([""] if n_languages > 1 else []), "<|endoftext|>"]
+    tokenizer = WhisperTokenizer(vocab={word: place for place, word in enumerate(words)}, merges=merges)
+    tasks = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
+    times = (f"{step / 50:.2f}" for step in range(1501))
+    languages = islice(
+        LANGUAGES, max(n_languages, 99)
+    )  # English alone has the names of the others all the same
+    names = chain(("startoftranscript",), languages, tasks, times)
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in names]})
+    return tokenizer
+
+
+def save_published_whisper(
+    folder: Path, n_mels: int = 80, n_languages: int = 99, unsaid: Sequence[int] = (), positions: int = 20
+) -> Path:
+    """Write a small random Whisper with the files, ids and features of the published ones.
+
+    Args:
+        n_mels: 80, or 128 as large-v3 and turbo. n_languages: as `published_tokenizer`.
+        unsaid: what is never written beside special tokens. positions: the most tokens, with the prompt.
+    """
+    english, tokenizer = n_languages == 1, published_tokenizer(n_languages)
+    special = {name[2:-2]: place for name, place in tokenizer.get_added_vocab().items()}
+    end, start = special["endoftext"], special["startoftranscript"]
+    ends: dict[str, Any] = {
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "decoder_start_token_id": start,
+    }
+    never = sorted({*unsaid, *range(start, special["notimestamps"] + 1)})
+    written: dict[str, Any] = {"suppress_tokens": never, "begin_suppress_tokens": [220, end]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = WhisperForConditionalGeneration(
+            WhisperConfig(
+                vocab_size=len(tokenizer), num_mel_bins=n_mels, d_model=16, encoder_layers=1,
+                decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+                decoder_ffn_dim=32, max_target_positions=positions, init_std=0.5, **ends, **written,
+            )
+        )  # fmt: skip
+    with torch.no_grad():
+        decoder = model.model.decoder
+        embedded, shift = decoder.embed_tokens.weight, decoder.layer_norm.bias
+        # The end is likelier than other tokens, times are not.
+        embedded[end], embedded[special["notimestamps"] + 1 :], shift[:] = 1.0, -1.0, 0.5
+    settings: dict[str, Any] = {
+        "is_multilingual": not english,
+        "no_timestamps_token_id": special["notimestamps"],
+    }
+    if not english:
+        settings["lang_to_id"] = {f"<|{code}|>": special[code] for code in islice(LANGUAGES, n_languages)}
+        settings["task_to_id"] = {name: special[name] for name in ("transcribe", "translate")}
+    model.generation_config = GenerationConfig(max_length=60, **ends, **written, **settings)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=n_mels).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+PUBLISHED = {  # bands, languages, rows of the vocabulary, the prompt
+    "large-v2": (80, 99, 51_865, [50_258, 50_259, 50_359, 50_363]),
+    "large-v3": (128, 100, 51_866, [50_258, 50_259, 50_360, 50_364]),
+    "small.en": (80, 1, 51_864, [50_257, 50_362]),
+}
+
+
+@pytest.fixture(scope="module", params=PUBLISHED)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def published(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_published_whisper(tmp_path_factory.mktemp(kind), *PUBLISHED[kind][:2])
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +304,72 @@ def test_a_damaged_configuration_is_refused(damage: str, tmp_path: Path) -> None
 def test_an_unknown_dtype_is_no_damage(folder: Path) -> None:
     with pytest.raises(ConfigError, match="int3"):
         WhisperRecognizer.load(folder, "cpu", dtype="int3")
+
+
+def test_published_checkpoints_get_their_own_prompt_and_features(kind: str, published: Path) -> None:
+    n_mels, _, rows, prompt = PUBLISHED[kind]
+    recognizer = WhisperRecognizer.load(published, "cpu")
+    assert recognizer._prompt == prompt
+    assert recognizer._model.config.vocab_size == rows
+    assert recognizer._features([clip(1.0).samples], sampling_rate=16000).input_features[0].shape[0] == n_mels
+    clips, texts = [clip(seconds, seed) for seed, seconds in enumerate((1.0, 7.3, 30.0))], ["a b", "Hi", "12"]
+    heard, likely = recognizer.transcribe(clips), recognizer.log_likelihood(clips, texts)
+    assert [recognizer.transcribe([one])[0] for one in clips] == heard and all(one.text for one in heard)
+    other = WhisperRecognizer.load(published, "cpu")
+    alone = [other.log_likelihood([one], [text])[0] for one, text in zip(clips, texts, strict=True)]
+    np.testing.assert_allclose(likely, alone, atol=1e-4)
+    other = WhisperRecognizer.load(published, "cpu")
+    assert [other.transcribe([one])[0] for one in clips] == heard
+
+
+@pytest.mark.parametrize("early", [None, ("lang_to_id", "task_to_id", "is_multilingual", "max_length")])
+def test_what_an_early_generation_config_lacks_is_filled_in(
+    published: Path, early: Sequence[str] | None, tmp_path: Path
+) -> None:
+    for path in published.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    file = tmp_path / "generation_config.json"
+    content = json.loads(file.read_text("utf-8"))
+    kept = {key: content[key] for key in content if key not in (early or ())}
+    file.write_text(json.dumps(kept | {"forced_decoder_ids": [[1, 50_300], [2, 50_358]]}), "utf-8")
+    if early is None:
+        file.unlink()
+    whole, lacking = WhisperRecognizer.load(published, "cpu"), WhisperRecognizer.load(tmp_path, "cpu")
+    assert lacking.transcribe([clip(2.0)]) == whole.transcribe([clip(2.0)])
+    assert lacking.log_likelihood([clip(2.0)], ["a"]) == whole.log_likelihood([clip(2.0)], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("language", "heard"),
+    [
+        ("de", {"large-v2": 50_261, "large-v3": 50_261}),
+        ("German", {"large-v2": 50_261, "large-v3": 50_261}),
+        ("yue", {"large-v3": 50_358}),  # in large-v2, "translate" stands in its place
+    ],
+)
+def test_a_language_is_looked_up_by_name(
+    language: str, heard: dict[str, int], kind: str, published: Path
+) -> None:
+    if kind in heard:
+        recognizer = load_recognizer(f"whisper:{published}#{language}", {})
+        assert isinstance(recognizer, WhisperRecognizer) and recognizer._prompt[1] == heard[kind]
+        assert recognizer.transcribe([clip(1.0)])
+        return
+    with pytest.raises(ConfigError, match=r"found the language '(de|yue)'.*Name another"):
+        load_recognizer(f"whisper:{published}#{language}", {})
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "large-v3.pt"])
+def test_pickles_are_refused_by_name(name: str, folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        new = name if path.suffix == ".safetensors" else path.name
+        (tmp_path / new).write_bytes(path.read_bytes())
+    with pytest.raises(BundleError, match=rf"only {name}, a pickle.*model\.safetensors"):
+        WhisperRecognizer.load(tmp_path, "cpu")
+
+
+def test_times_are_never_written_however_likely(tmp_path: Path) -> None:
+    recognizer = WhisperRecognizer.load(save_published_whisper(tmp_path), "cpu")
+    with torch.no_grad():
+        recognizer._model.model.decoder.embed_tokens.weight[50_364:] = 9.0
+    assert all(one.text for one in recognizer.transcribe([clip(1.0), clip(2.0)]))

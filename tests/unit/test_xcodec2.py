@@ -1,8 +1,10 @@
-"""The X-Codec2 adapter: strict loading, the length law and the arithmetic of its codes."""
+"""X-Codec2 and NeuCodec: parity with the native models, strict loading, length laws, arithmetic of codes."""
 
 import hashlib
 import json
+import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Xcodec2Model
+from transformers import Xcodec2Config, Xcodec2Model
 
 from llasa.codec.xcodec2 import Xcodec2Codec
 from llasa.core import Audio
 from llasa.errors import BundleError
-from tests.contracts.test_codec import tiny_xcodec2
+from tests.contracts.test_codec import tiny_neucodec, tiny_xcodec2
+from tests.golden.codec_features import FILE as REFERENCE
+from tests.golden.codec_features import noise_of, sounds
 
 BETA = "acoustic_encoder.block.0.snake1.act.beta"
 
@@ -58,6 +62,78 @@ def rewrite_weights(folder: Path, change: Callable[[dict[str, Tensor]], object])
 def rewrite_config(folder: Path, **fields: object) -> None:
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | fields))
+
+
+def padded(kind: str, name: str) -> Tensor:
+    """A golden sound as transformers' own feature extractor pads it."""
+    sound = torch.from_numpy(sounds()[name])
+    length = int(np.load(REFERENCE)[f"{kind} {name}, samples"])
+    return torch.nn.functional.pad(sound, (0, length - len(sound)))[None, None]
+
+
+@pytest.mark.parametrize("kind", ["xcodec2", "neucodec"])
+@torch.inference_mode()
+def test_codes_and_sound_are_the_native_models(kind: str) -> None:
+    model = tiny_xcodec2() if kind == "xcodec2" else tiny_neucodec()
+    codec, features = Xcodec2Codec(model, f"{kind}@random"), np.load(REFERENCE)
+    names = ["noise 640", "noise 960", "noise 5000", "chirp"]
+    found = codec.encode([Audio(sounds()[name], 16_000) for name in names])
+    for name, row in zip(names, found, strict=True):
+        given = torch.from_numpy(features[f"{kind} {name}"])[None]
+        codes = model.encode(padded(kind, name), given).audio_codes
+        assert row == codes[0, 0].tolist()
+        sound = model.decode(codes).audio_values[0, 0].clamp(-1, 1)
+        assert len(sound) == len(row) * codec.hop_length
+        np.testing.assert_allclose(codec.decode([row])[0].samples, sound, atol=1e-5)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_a_model_of_full_size_agrees_with_the_native_one(tmp_path: Path) -> None:
+    """2.5 GB on disk, 6 GB in memory."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Xcodec2Model(Xcodec2Config()).eval()
+    model.quantizer.project_in.weight.mul_(300)
+    assert sum(weight.numel() for weight in model.parameters()) > 600e6
+    model.save_pretrained(tmp_path)
+    given = torch.from_numpy(np.load(REFERENCE)["xcodec2 noise 5000"])[None]
+    codes = model.encode(padded("xcodec2", "noise 5000"), given).audio_codes
+    sound = model.decode(codes).audio_values[0, 0].clamp(-1, 1)
+    del model
+    began = time.perf_counter()
+    codec = Xcodec2Codec.load(tmp_path, device="cpu")
+    loaded = time.perf_counter()
+    (row,) = codec.encode([Audio(sounds()["noise 5000"], 16_000)])
+    assert row == codes[0, 0].tolist() and len(set(row)) > 10
+    np.testing.assert_allclose(codec.decode([row])[0].samples, sound, atol=1e-5)
+    clip = Audio(np.tile(noise_of(6000), 27)[:160_000].astype(np.float32), 16_000)
+    times = [time.perf_counter()]
+    (row,) = codec.encode([clip])
+    times.append(time.perf_counter())
+    codec.decode([row])
+    times.append(time.perf_counter())
+    took = f"encode 10 s in {times[1] - times[0]:.1f} s, decode in {times[2] - times[1]:.1f} s"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"load {loaded - began:.1f} s, {took}, peak {peak:.1f} GB")
+
+
+def test_neucodec_loads_by_its_model_type(tmp_path: Path) -> None:
+    model = tiny_neucodec()
+    model.save_pretrained(tmp_path)
+    codec = Xcodec2Codec.load(tmp_path, device="cpu")
+    assert codec.name.startswith("neucodec@") and codec.codebook_size == 65_536
+    assert (codec.input_rate, codec.sample_rate, codec.hop_length) == (16_000, 24_000, 480)
+    assert codec.encode([noise(5000)]) == Xcodec2Codec(model, "neucodec@random").encode([noise(5000)])
+
+
+@pytest.mark.parametrize("n_samples, count", [(1, 0), (319, 0), (320, 1), (639, 1), (640, 2), (16_000, 50)])
+def test_the_length_law_of_neucodec_drops_the_rest(n_samples: int, count: int) -> None:
+    codec = Xcodec2Codec(tiny_neucodec(), "neucodec@random")
+    (row,) = codec.encode([noise(n_samples)])
+    assert len(row) == count
+    at_24_khz = n_samples * 3 // 2  # a whole number of samples at 16 kHz rounds up to the same
+    assert codec.code_count(at_24_khz) == count
 
 
 def test_a_saved_codec_loads_as_it_was(saved: Path, codec: Xcodec2Codec) -> None:
@@ -106,8 +182,9 @@ def test_weights_that_do_not_fit_exactly_are_refused(folder: Path, change: Calla
 def test_pickled_weights_are_refused_unopened(folder: Path, model: Xcodec2Model, name: str) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / name)
-    with pytest.raises(BundleError, match=f"{name}.*Convert.*safetensors"):
-        Xcodec2Codec.load(folder, device="cpu")
+    for path in (folder, folder / name):
+        with pytest.raises(BundleError, match=f"{name}.*llasa codec convert '{folder / name}' -o FOLDER"):
+            Xcodec2Codec.load(path, device="cpu")
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
@@ -123,6 +200,51 @@ def test_cut_off_weights_are_refused(folder: Path) -> None:
         Xcodec2Codec.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, value: float) -> None:
+    rewrite_weights(folder, lambda tensors: tensors[BETA].__setitem__(1, value))
+    with pytest.raises(BundleError, match=f"NaN or infinity in {BETA}"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
+def test_weights_whose_sum_overflows_are_finite(folder: Path) -> None:
+    rewrite_weights(folder, lambda tensors: tensors["acoustic_encoder.conv1.bias"].fill_(3e38))
+    assert Xcodec2Codec.load(folder, device="cpu").name.startswith("xcodec2@")
+
+
+def test_a_flipped_bit_in_the_header_is_refused_or_harmless(folder: Path, model: Xcodec2Model) -> None:
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    refused = 0
+    for seed in range(14):
+        rng = np.random.default_rng(seed)
+        place = int(rng.integers(8)) if seed < 4 else int(rng.integers(8, header))
+        flip = 1 << int(rng.integers(8))
+        content[place] ^= flip
+        weights.write_bytes(content)
+        content[place] ^= flip
+        try:
+            loaded = Xcodec2Codec.load(folder, device="cpu")
+        except BundleError:
+            refused += 1
+        else:
+            assert loaded.encode([noise(2000)]) == Xcodec2Codec(model, "a@b").encode([noise(2000)])
+    assert refused > 9
+
+
+def test_weights_for_another_codebook_are_refused(folder: Path) -> None:
+    rewrite_config(folder, quantization_levels=[4] * 7)
+    with pytest.raises(BundleError, match=r"project_in\.weight of shape \[8, 96\], expected \[7, 96\]"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
+def test_a_configuration_of_the_sister_codec_is_refused(folder: Path) -> None:
+    rewrite_config(folder, model_type="neucodec")
+    with pytest.raises(BundleError, match=r"head\.linear\.weight of shape \[1282, 64\], expected \[1922"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
 @pytest.mark.parametrize(
     "text", [None, "{", "[]", '{"model_type": "xcodec"}', '{"model_type": "xcodec2", "head_dim": "a"}']
 )
@@ -130,7 +252,7 @@ def test_another_or_a_damaged_config_is_refused(folder: Path, text: str | None) 
     (folder / "config.json").unlink()
     if text is not None:
         (folder / "config.json").write_text(text)
-    with pytest.raises(BundleError, match=r"config\.json"):
+    with pytest.raises(BundleError, match=r"(?s)config\.json.*Expected model_type 'xcodec2' or 'neucodec'"):
         Xcodec2Codec.load(folder, device="cpu")
 
 

@@ -1,15 +1,19 @@
 """`llasa codec`: sound to codes and back, by the real command."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from llasa import audio
 from llasa.bundle import load_bundle
 from tests.conftest import Ran, clip
+from tests.unit.test_codec_convert import older, small
 
 Run = Callable[..., Ran]
 
@@ -66,3 +70,33 @@ def test_bad_outputs_are_refused_first(run: Run, sound: Path):
         assert run("codec", "encode", sound, "-o", output, "--bundle", "no-such-bundle").code == 2
     ran = run("codec", "encode", "none.wav", "-o", "x.json", "--bundle", "no-such-bundle")
     assert ran.code == 2 and "there is no such file" in ran.err
+
+
+def test_a_refused_checkpoint_names_the_command_that_converts_it(run: Run, tmp_path: Path):
+    from llasa.codec.xcodec2 import Xcodec2Codec
+    from llasa.errors import BundleError
+
+    checkpoint = tmp_path / "epoch=4-step=1400000.ckpt"
+    torch.save({"state_dict": older(small(), "training")}, checkpoint)
+    with pytest.raises(BundleError) as refusal:
+        Xcodec2Codec.load(checkpoint)
+    command = shlex.split(str(refusal.value).partition("llasa ")[2].replace("FOLDER", "native"))
+    ran = run(*command)
+    assert (ran.code, ran.out) == (0, "native\n")
+    assert "Left out: " in ran.err and "1 of discriminator" in ran.err and "SHA-256" in ran.err
+    codec = Xcodec2Codec.load(tmp_path / "native", device="cpu")
+    again = run(*command)
+    assert again.code == 2 and "--force" in again.err
+    told = json.loads(run(*command, "--force", "--json").out)
+    assert told["codec"] == codec.name and "discriminator.a.weight_g" in told["dropped"]
+    assert told["codes_sha256"] in ran.err
+
+
+def test_checkpoints_that_do_not_convert_say_why(run: Run, tmp_path: Path):
+    tensors = older(small(), "pip")
+    tensors["fc_post_a.more"] = tensors.pop("fc_post_a.bias")
+    save_file(tensors, tmp_path / "model.safetensors")
+    ran = run("codec", "convert", tmp_path / "model.safetensors", "-o", "native")
+    assert ran.code == 2 and not (tmp_path / "native").exists()
+    assert "missing acoustic_decoder.fc.bias (128,); unexpected acoustic_decoder.fc.more (128,)" in ran.err
+    assert run("codec", "convert", "absent.ckpt", "-o", "native").code == 2

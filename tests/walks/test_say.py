@@ -19,6 +19,7 @@ import soundfile
 
 from llasa import audio
 from llasa.cli.effort import Wanted
+from llasa.cli.model import Chosen
 from llasa.cli.say import say
 from llasa.manifest import Sampling
 from tests.conftest import Ran, clip
@@ -263,6 +264,7 @@ def test_help_comes_quickly_and_teaches(tmp_path: Path):
 
 def test_flags_are_few_and_named_like_fields():
     names = [name.strip("_") for name in inspect.signature(say).parameters if name != "text"]
-    assert len(names) <= 12 + len(fields(Wanted))  # speaking, and searching
-    assert {one.name for one in fields(Wanted)} <= set(names)
-    assert {"temperature", "top_p"} == set(names) & Sampling.model_fields.keys()
+    model = {one.name for one in fields(Chosen)}
+    assert len(names) <= 12 + len(fields(Wanted)) + len(model)  # speaking, searching, and the model
+    assert {one.name for one in fields(Wanted)} | model <= set(names)
+    assert {"temperature", "top_p", "adapter"} == set(names) & Sampling.model_fields.keys()

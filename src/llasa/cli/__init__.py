@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from llasa.cli import calibrate, codec, diagnose, doctor, say, voice
+from llasa.cli import calibrate, codec, diagnose, doctor, export, say, voice
 from llasa.cli.terminal import examples, note, quieten
 from llasa.errors import EngineError, LlasaError, MissingExtra, ScorerError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command(epilog=say.EPILOG)(say.say)
 app.add_typer(voice.app)
 app.add_typer(codec.app)
+app.add_typer(export.app)
 app.command(epilog=calibrate.EPILOG)(calibrate.calibrate)
 app.command(epilog=diagnose.EPILOG)(diagnose.diagnose)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)

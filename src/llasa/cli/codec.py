@@ -2,6 +2,7 @@
 
 import json as json_format
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,36 @@ def decode(
     elapsed_s = time.perf_counter() - began
     write(output, sound, format)
     _tell(output, codec.name, len(row), sound.duration_s, elapsed_s, json)
+
+
+@app.command(epilog=examples("llasa codec convert 'epoch=4-step=1400000.ckpt' -o xcodec2"))
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A .ckpt, .bin, .pt, .pth or .safetensors file, or a folder that holds one."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn an older checkpoint of X-Codec2 or NeuCodec into a folder that loads.
+
+    Reads the training checkpoint, the Hub's HKUSTAudio/xcodec2 and what the pip packages save; a pickle in a
+    process of its own. Writes config.json and model.safetensors, 2.5 GB, as transformers names the tensors.
+    A missing, unknown or misshapen tensor stops it. The result is loaded and encodes a known sound.
+    """
+    from dataclasses import asdict
+
+    from llasa.codec.convert import convert
+
+    report = convert(source, output, force)
+    if json:
+        return emit(asdict(report))
+    groups = Counter(name.partition(".")[0] for name in report.dropped)
+    left_out = ", ".join(f"{count} of {group}" for group, count in sorted(groups.items())) or "none"
+    note(f"{report.codec}: {report.tensors} tensors. Left out: {left_out}.")
+    note(f"The codes of the known clip have SHA-256 {report.codes_sha256}.")
+    print(output)
 
 
 def _check_codes_file(path: Path) -> None:

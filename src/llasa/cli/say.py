@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ from llasa.cli.effort import (
     shown,
     tell_receipt,
 )
+from llasa.cli.model import AdapterOption, Chosen, CodecOption, DtypeOption, EngineOption, LanguageOption
 from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note, tracked
 from llasa.errors import ConfigError, InputError
 
@@ -44,6 +45,7 @@ EPILOG = examples(
     'llasa say "Good enough is enough." --effort 16 --target 0.85 --deadline 2x',
     'llasa say "Let me choose." --effort 8 --candidates tries',
     'llasa say "A bit livelier." --style rate=1.1,pitch_range=wide',
+    'llasa say "The published model." --bundle HKUSTAudio/Llasa-1B --ref-audio me.wav --ref-text "..."',
     """Your own pronunciations: lines like  ada = "EY D AH"  in words.toml, beside your folder of voices.""",
 )
 STDIO = "-"
@@ -67,7 +69,12 @@ def say(
     seed: Annotated[int, typer.Option(help="The same seed gives the same speech.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="Lower is steadier, higher livelier.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Share of the likeliest codes drawn from.")] = None,
+    language: LanguageOption = "en",
     bundle: BundleOption = "starter",
+    codec: CodecOption = None,
+    adapter: AdapterOption = None,
+    engine: EngineOption = "native",
+    dtype: DtypeOption = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other sampling field.")
     ] = None,
@@ -86,15 +93,16 @@ def say(
     words = _text(text, file)
     wanted = Wanted(effort, judge, target, deadline, style, candidates, receipt, repair)
     wanted.check(output != STDIO)
-    sampling = _sampling(temperature, top_p, set_ or [])
+    chosen = Chosen(bundle, engine, dtype, codec, adapter)
+    sampling = _sampling(temperature, top_p, set_ or []) | chosen.sampling
     format = _check_output(output, json)
     player = _player() if play else None
     recording = _recording(ref_audio, ref_text, voice)
-    synthesizer = _opened(bundle, _pronunciations())
+    synthesizer = chosen.opened()
     speaker = _cloned(synthesizer, recording, ref_text or "") if recording else synthesizer.voice(voice)
     search = wanted.effort_of(synthesizer) if wanted.judged else None
     began = time.perf_counter()
-    spoken, repairs = _speak(synthesizer, words, speaker, seed, search, repair, sampling)
+    spoken, repairs = _speak(synthesizer, words, speaker, seed, search, repair, language, sampling)
     audio = _written(spoken, output, format)
     report = _report(synthesizer, spoken, audio, output, time.perf_counter() - began)
     told = synthesizer.receipt(words, spoken, search) if search else None
@@ -125,13 +133,16 @@ def _speak(
     seed: int,
     search: "Effort | None",
     repair: bool,
+    language: str,
     sampling: dict[str, Any],
 ) -> "tuple[list[Spoken], list[dict[str, object]]]":
     """Return the segments, said, and what was repaired."""
     if search is None:
-        return list(tracked(synthesizer.speak(words, voice, seed, **sampling), "Speaking")), []
+        return list(
+            tracked(synthesizer.speak(words, voice, seed, language=language, **sampling), "Speaking")
+        ), []
     with shown(search) as watched:
-        spoken = list(synthesizer.speak(words, voice, seed, watched, **sampling))
+        spoken = list(synthesizer.speak(words, voice, seed, watched, language, **sampling))
     return repaired(synthesizer, spoken, search, seed, sampling) if repair else (spoken, [])
 
 
@@ -186,32 +197,6 @@ def _recording(ref_audio: Path | None, ref_text: str | None, voice: str | None) 
     from llasa.voice import MAX_S, MIN_S
 
     return read(ref_audio, min_s=MIN_S, max_s=MAX_S)
-
-
-def _pronunciations() -> dict[str, str]:
-    """Return the user's own, checked one by one so that an error can name the file."""
-    from llasa import config
-    from llasa.text.phones import Phonemizer
-    from llasa.voice import default_voice_folder
-
-    path = default_voice_folder().parent / "words.toml"
-    words = config.strings(path) if path.is_file() else {}
-    try:
-        Phonemizer({}, None, words)
-    except (ConfigError, InputError) as error:
-        raise ConfigError(f"Reading '{path}': {error}") from error
-    return words
-
-
-def _opened(bundle: str, pronunciations: dict[str, str]) -> "Synthesizer":
-    from llasa.bundle import load_bundle
-    from llasa.synthesizer import Synthesizer
-
-    opened = load_bundle(bundle)
-    if pronunciations and opened.manifest.lm.text == "characters":
-        note("Your words.toml is not used: this bundle reads characters, not phones.")
-        return Synthesizer(opened)
-    return Synthesizer(replace(opened, words=pronunciations))
 
 
 def _cloned(synthesizer: "Synthesizer", recording: "Audio", text: str) -> "Voice":

@@ -8,7 +8,7 @@ from typing import Annotated, Protocol, TypeVar
 
 import typer
 
-BundleOption = Annotated[str, typer.Option(help="'starter' (inside the package) or a bundle folder.")]
+BundleOption = Annotated[str, typer.Option(help="'starter' (inside the package), a folder, or a Hub id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 

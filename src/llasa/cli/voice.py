@@ -36,12 +36,11 @@ def add(
     """Make a voice from a recording and what is said in it."""
     from llasa.audio import read
     from llasa.bundle import load_bundle
-    from llasa.text.normalize import normalize
     from llasa.voice import MAX_S, MIN_S, create
 
-    normalize(text)  # refuses a transcript without words
-    recording = read(audio, min_s=MIN_S, max_s=MAX_S)
     opened = load_bundle(bundle)
+    opened.form(text)  # refuses a transcript without words
+    recording = read(audio, min_s=MIN_S, max_s=MAX_S)
     made = create(name, recording, text, opened.codec, source, consent)
     path = opened.voices.add(made, overwrite)
     if json:
@@ -107,7 +106,7 @@ def _described(bundle: "Bundle", voice: "Voice") -> dict[str, object]:
         "source": voice.source,
         "consent": voice.consent,
         "codec": voice.codec,
-        "usable": voice.codec == bundle.manifest.codec.name,
+        "usable": voice.codec == bundle.codec_name,
         "reference": voice.reference is not None,
         "path": str(bundle.voices.path(voice.name)),
     }

@@ -10,7 +10,8 @@ class Codec(Protocol):
     """What a codec must offer.
 
     name: `kind@weights-hash`; voices and shards remember it.
-    sample_rate: Hz. codebook_size: entries. hop_length: samples a code, exact:
+    sample_rate: Hz, of the sound that codes decode to; a codec may hear at another, which it says in
+    `input_rate`. codebook_size: entries. hop_length: samples a code at `sample_rate`, exact:
     N codes decode to `N * hop_length` samples.
     """
 
@@ -23,8 +24,8 @@ class Codec(Protocol):
         """Return the codes of each clip; ragged in, ragged out, order kept;
         each row equals encoding it alone.
 
-        Clips at another rate are resampled. Raises InputError for an empty clip or samples that are not
-        finite.
+        Clips at another rate are resampled, straight to the rate the codec hears at. A clip shorter than a
+        code may have none. Raises InputError for an empty clip or samples that are not finite.
         """
         ...
 
@@ -37,5 +38,8 @@ class Codec(Protocol):
         ...
 
     def code_count(self, n_samples: int) -> int:
-        """Return the stated length law: how many codes `n_samples` samples at `sample_rate` become."""
+        """Return the stated length law: how many codes `n_samples` samples at `sample_rate` become.
+
+        A clip at another rate may have one code more or less, as its length is rounded to whole samples.
+        """
         ...

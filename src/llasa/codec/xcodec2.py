@@ -1,4 +1,4 @@
-"""X-Codec2 behind the codec contract: an adapter over transformers' native `Xcodec2Model`, loaded strictly.
+"""X-Codec2 and NeuCodec behind the codec contract: transformers' native models, loaded strictly.
 
 Knows no language model, no text and no Hub: `load` reads a local folder. Shapes: T samples, N codes.
 """
@@ -15,21 +15,27 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import SeamlessM4TFeatureExtractor, Xcodec2Config, Xcodec2Model
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import NeuCodecConfig, NeuCodecModel, Xcodec2Config, Xcodec2Model
 
 from llasa.audio import resample
+from llasa.codec.fbank import SAMPLE_RATE, stacked_features
 from llasa.core import Audio, Codes
 from llasa.errors import BundleError, InputError
 
-_SAMPLE_RATE = 16_000  # Hz, of the semantic features
-_FEATURE_HOP = 320  # samples a semantic feature: two stacked filter-bank frames of 10 ms
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_HOP = 320  # samples a code before the encoder: two filter-bank frames of 10 ms at 16 kHz
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+KINDS: dict[str, tuple[Any, Any]] = {
+    "xcodec2": (Xcodec2Config, Xcodec2Model),
+    "neucodec": (NeuCodecConfig, NeuCodecModel),
+}
 
 log = logging.getLogger(__name__)
 
 
 class Xcodec2Codec:
-    """X-Codec2: 16 kHz speech to 50 codes a second of 65,536 entries, and back.
+    """X-Codec2: 16 kHz speech to 50 codes a second of 65,536 entries, and back; NeuCodec answers in 24 kHz.
 
     Rows run one at a time. Attention, group norms and convolutions without a mask see a whole row, so padding
     would change its last codes, and even a batch of equal lengths may round a latent to the other side of a
@@ -39,16 +45,20 @@ class Xcodec2Codec:
         model: the native model, float32; set to evaluation mode and used in place, on its own device.
         name: `kind@weights-hash`.
 
-    Source: Ye et al., *Llasa* (arXiv 2502.04128), section 2; transformers `models/xcodec2`.
+    Source: Ye et al., *Llasa* (arXiv 2502.04128), section 2; transformers `models/xcodec2` and
+    `models/neucodec`.
     """
 
-    def __init__(self, model: Xcodec2Model, name: str) -> None:
+    def __init__(self, model: Xcodec2Model | NeuCodecModel, name: str) -> None:
+        config: Any = model.config
+        neucodec = isinstance(model, NeuCodecModel)
         self.name = name
-        self.sample_rate = model.config.sampling_rate
-        self.hop_length = model.config.hop_length
-        self.codebook_size = math.prod(model.config.quantization_levels)
+        self.sample_rate: int = config.output_sampling_rate if neucodec else config.sampling_rate
+        self.input_rate = SAMPLE_RATE
+        self.hop_length: int = config.hop_length
+        self.codebook_size = math.prod(config.quantization_levels)
+        self._extra = 0 if neucodec else 1
         self._model: Any = model.eval()  # transformers types its outputs as unions
-        self._features = SeamlessM4TFeatureExtractor(sampling_rate=self.sample_rate)
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> "Xcodec2Codec":
@@ -59,19 +69,24 @@ class Xcodec2Codec:
             device: torch device; by default CUDA where there is one, else the CPU.
 
         Raises:
-            BundleError: the folder has no safetensors weights, its configuration is not X-Codec2's, a file is
-                damaged, or a tensor is missing, unexpected or of another shape.
+            BundleError: the folder has no safetensors weights, its configuration is of no such codec, a file
+                is damaged, or a tensor is missing, unexpected, of another shape or not finite.
         """
         folder = Path(path)
         files = _weight_files(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        log.info("X-Codec2 from '%s' runs on %s", folder, device)
-        model = _load_model(folder, _read_config(folder)).to(device)
-        return cls(model, f"xcodec2@{_weights_hash(files)}")
+        config = _read_config(folder)
+        log.info("%s from '%s' runs on %s", config.model_type, folder, device)
+        model = _load_model(folder, config).to(device)
+        return cls(model, f"{config.model_type}@{_weights_hash(files)}")
 
     def code_count(self, n_samples: int) -> int:
-        """Return `floor(n_samples / hop_length) + 1`: an aligned clip gets one code of silence more."""
-        return n_samples // self.hop_length + 1
+        """Return how many codes `n_samples` at `sample_rate` become.
+
+        X-Codec2: `floor(n / 320) + 1`; an aligned clip gets one code of silence more. NeuCodec, with n
+        counted at 16 kHz: `floor(n / 320)`; what is left of a code is lost.
+        """
+        return self._count(-(-n_samples * self.input_rate // self.sample_rate))
 
     @torch.inference_mode()
     def encode(self, audio: Sequence[Audio]) -> list[Codes]:
@@ -81,15 +96,13 @@ class Xcodec2Codec:
         a cut of its codes.
 
         Args:
-            audio: clips of T samples each, ragged; another rate is resampled.
+            audio: clips of T samples each, ragged; resampled to `input_rate`, 16 kHz, in one step.
 
         Returns:
             `code_count(T)` codes for each clip, order kept.
 
         Raises:
             InputError: a clip is empty, not mono or not finite.
-
-        Source: input padding as in X-Codec-2.0 and transformers' `Xcodec2FeatureExtractor`.
         """
         return [self._encode_one(wave) for wave in [self._wave(clip) for clip in audio]]
 
@@ -114,6 +127,24 @@ class Xcodec2Codec:
             self._check_codes(row)
         return [self._decode_one(left, row) for row in codes]
 
+    def inputs(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the model is given for a wave [T] at `input_rate`: the padded wave and its features.
+
+        X-Codec2's features see half a code of zeros on both sides, so there is one for each code of the
+        padded wave. NeuCodec's do not, so there is one less, and the model drops the last code.
+
+        Returns:
+            [320 * (T // 320 + 1)] and [N, 160].
+
+        Source: transformers' `Xcodec2FeatureExtractor` and `NeuCodecFeatureExtractor`.
+        """
+        wave = F.pad(wave, (0, _HOP - len(wave) % _HOP))
+        margin = self._extra * _HOP // 2
+        return wave, stacked_features(F.pad(wave, (margin, margin)))
+
+    def _count(self, n_samples: int) -> int:
+        return n_samples // _HOP + self._extra
+
     def _wave(self, clip: Audio) -> np.ndarray:
         samples = np.asarray(clip.samples, dtype=np.float32)
         finite = bool(np.isfinite(samples).all())
@@ -122,16 +153,13 @@ class Xcodec2Codec:
                 f"Encoding with {self.name}: found samples of shape {samples.shape}, all finite: {finite}. "
                 "Pass mono sound [T] of at least one sample, without NaN or infinity."
             )
-        return resample(Audio(samples, clip.sample_rate), self.sample_rate).samples
+        return resample(Audio(samples, clip.sample_rate), self.input_rate).samples
 
-    def _encode_one(self, wave: np.ndarray) -> Codes:
-        wave = np.pad(wave, (0, self.code_count(len(wave)) * self.hop_length - len(wave)))
-        features = self._features(
-            np.pad(wave, self.hop_length // 2), sampling_rate=self.sample_rate, return_tensors="pt"
-        )["input_features"]
-        device = self._model.device
-        output = self._model.encode(torch.from_numpy(wave).to(device)[None, None], features.to(device))
-        return output.audio_codes[0, 0].tolist()
+    def _encode_one(self, samples: np.ndarray) -> Codes:
+        if not self._count(len(samples)):
+            return []
+        wave, features = self.inputs(torch.tensor(samples, device=self._model.device))
+        return self._model.encode(wave[None, None], features[None]).audio_codes[0, 0].tolist()
 
     def _check_codes(self, row: Codes) -> None:
         for position, code in enumerate(row):
@@ -153,33 +181,39 @@ def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("model*.safetensors"))
     if files:
         return files
-    pickles = sorted(file.name for file in folder.glob("*") if file.suffix in _PICKLES)
-    found = f"only {', '.join(pickles)}, which can run code when opened" if pickles else "no weights"
+    inside = [folder] if folder.is_file() else sorted(folder.glob("*"))
+    pickles = [file for file in inside if file.suffix in PICKLES]
     raise BundleError(
-        f"Loading X-Codec2 from '{folder}': found {found}. Convert the checkpoint to transformers' native "
-        "X-Codec2 layout with safetensors weights (model.safetensors) and load that folder."
-    )
+        f"Loading a codec from '{folder}': found "
+        + (f"only {', '.join(file.name for file in pickles)}, which can run code when opened. "
+           f"Convert it to safetensors: llasa codec convert '{pickles[0]}' -o FOLDER"
+           if pickles
+           else "no weights. Name a folder with config.json and model.safetensors.")
+    )  # fmt: skip
 
 
-def _read_config(folder: Path) -> Xcodec2Config:
+def _read_config(folder: Path) -> Any:
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if content.get("model_type") != "xcodec2":
-            raise ValueError(f"model_type '{content.get('model_type')}'")
-        config = Xcodec2Config.from_dict(content)
-        if (config.hop_length, config.sampling_rate) != (_FEATURE_HOP, _SAMPLE_RATE):
-            raise ValueError(f"hop {config.hop_length} at {config.sampling_rate} Hz")
-    except (OSError, ValueError, AttributeError, StrictDataclassError) as error:
+        kind = content.get("model_type")
+        if kind not in KINDS:
+            raise ValueError(f"model_type {kind!r}")
+        config = KINDS[kind][0].from_dict(content)
+        rate = config.input_sampling_rate if kind == "neucodec" else config.sampling_rate
+        if (math.prod(config.downsampling_ratios), rate) != (_HOP, SAMPLE_RATE):
+            raise ValueError(f"hop {math.prod(config.downsampling_ratios)} at {rate} Hz")
+    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise BundleError(
-            f"Reading X-Codec2's config.json in '{folder}': found {error}. Expected model_type 'xcodec2', "
-            f"hop {_FEATURE_HOP} at {_SAMPLE_RATE} Hz; use a checkpoint in transformers' native layout."
+            f"Reading the codec's config.json in '{folder}': found {error}. Expected model_type "
+            f"{' or '.join(map(repr, KINDS))} and hop {_HOP} at {SAMPLE_RATE} Hz. An older checkpoint of "
+            f"X-Codec2 becomes such a folder with: llasa codec convert '{folder}' -o FOLDER"
         ) from error
     return config
 
 
-def _load_model(folder: Path, config: Xcodec2Config) -> Any:
+def _load_model(folder: Path, config: Any) -> Any:
     try:
-        loaded: Any = Xcodec2Model.from_pretrained(
+        loaded: Any = KINDS[config.model_type][1].from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -190,19 +224,42 @@ def _load_model(folder: Path, config: Xcodec2Config) -> Any:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(
-            f"Loading X-Codec2 weights from '{folder}': found {error}. Download or convert it again."
+            f"Loading codec weights from '{folder}': found {error}. Download or convert it again."
         ) from error
     model, report = loaded
-    differences = [f"{kind} {sorted(map(str, keys))}" for kind, keys in report.items() if keys]
+    differences = [_difference(kind, keys) for kind, keys in report.items() if keys]
     if differences:
         raise BundleError(
-            f"Loading X-Codec2 weights from '{folder}': found {'; '.join(differences)}. A model loaded "
-            "in part gives wrong codes without a sign; convert it to transformers' native X-Codec2 layout."
+            f"Loading codec weights from '{folder}': found {'; '.join(differences)}. A model loaded in part "
+            "gives wrong codes without a sign. Download it again, or, where these are older names: "
+            f"llasa codec convert '{folder}' -o FOLDER"
         )
+    _check_finite(folder, model)
     return model
 
 
+def _difference(kind: str, keys: Any) -> str:
+    if kind != "mismatched_keys":
+        return f"{kind} {', '.join(sorted(map(str, keys)))}"
+    shapes = (
+        f"{name} of shape {list(found)}, expected {list(wanted)}" for name, found, wanted in sorted(keys)
+    )
+    return ", ".join(shapes)
+
+
+def _check_finite(folder: Path, model: Any) -> None:
+    # A sum is quick and carries any NaN or infinity along; a sum that overflows gets a second look.
+    suspects = [(name, weight) for name, weight in model.named_parameters() if not weight.sum().isfinite()]
+    bad = sorted(name for name, weight in suspects if not weight.isfinite().all())
+    if bad:
+        raise BundleError(
+            f"Loading codec weights from '{folder}': found NaN or infinity in {', '.join(bad)}. "
+            "Download or convert it again."
+        )
+
+
 def _weights_hash(files: Sequence[Path]) -> str:
+    # After loading, so that the bytes are still in the page cache: 2.5 GB take about 2 s.
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

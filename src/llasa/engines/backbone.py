@@ -21,8 +21,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from llasa.core import Ids
+from llasa.engines.adapters import Adapter, Wardrobe
 from llasa.engines.head import Head
 from llasa.engines.prefixes import Past, Prefixes
+from llasa.engines.quantized import Int8Linear
 
 _COLUMNS = 256
 # Measured, one core, 6M Llama: 163 ids take 12 ms in one pass, in blocks of 128 16, of 64 20, of 32 32 ms.
@@ -153,6 +155,14 @@ class Rows(Cache):
         return columns >= torch.tensor(window.starts, device=device)[:, None]
 
 
+@dataclass(frozen=True)
+class Read:
+    """The past of a prompt, and the adapter it was read with."""
+
+    past: Past
+    adapter: Adapter | None
+
+
 class Backbone:
     """A causal LM with its live rows.
 
@@ -170,26 +180,31 @@ class Backbone:
         wide = getattr(getattr(model, "config", None), "_attn_implementation", None) == _WIDE
         self._dtype = torch.float32 if wide else None
         self.rows = Rows(self._dtype)
+        self._int8 = any(isinstance(layer, Int8Linear) for layer in model.modules())
+        self._wardrobe = Wardrobe(model)
+        self._adapters: list[Adapter | None] = []  # of the live rows
         self._prefixes = Prefixes(_BLOCK if self.device.type == "cpu" else _BLOCK_GPU, _KEPT)
         self._version: list[tuple[int, int]] | None = None
 
     def head(self, allowed: tuple[int, ...] | None) -> Head:
         """Return the head over some ids."""
         ids = None if allowed is None else sorted(set(allowed))
-        return Head(self._projection, ids, self.vocab_size, self.device)
+        return Head(self._projection, ids, self.vocab_size, self.device, self._int8)
 
-    def prefill(self, ids: Ids) -> tuple[Past, int]:
+    def prefill(self, ids: Ids, adapter: Adapter | None = None) -> tuple[Read, int]:
         """Return the past of a prompt, and how many of its first ids were known from earlier prompts."""
         self._follow_weights()
-        known, length = self._prefixes.find(ids)
+        reader = None if adapter is None else adapter.number
+        known, length = self._prefixes.find(ids, reader)
         cache = DynamicCache(known or None)
-        for start, end in self._prefixes.blocks(len(ids), length):
-            block = torch.tensor([ids[start:end]], device=self.device)
-            self._trunk(input_ids=block, past_key_values=cache, use_cache=True)
+        with self._wardrobe.worn([adapter]):
+            for start, end in self._prefixes.blocks(len(ids), length):
+                block = torch.tensor([ids[start:end]], device=self.device)
+                self._trunk(input_ids=block, past_key_values=cache, use_cache=True)
         past = [(layer.keys, layer.values) for layer in cast(list[_Layer], cache.layers)]
         if past:
-            self._prefixes.keep(ids, past)
-        return past, length
+            self._prefixes.keep(ids, past, reader)
+        return Read(past, adapter), length
 
     def _follow_weights(self) -> None:
         """Forget what was read with other weights."""
@@ -213,26 +228,34 @@ class Backbone:
         if self._takes_positions:
             positions = [window.cursor - start for start in window.starts]
             inputs["position_ids"] = torch.tensor(positions, device=self.device)[:, None]
-        output = self._trunk(
-            **inputs, attention_mask=self.rows.mask(self.device), past_key_values=self.rows, use_cache=True
-        )
+        with self._wardrobe.worn(self._adapters):
+            output = self._trunk(
+                **inputs,
+                attention_mask=self.rows.mask(self.device),
+                past_key_values=self.rows,
+                use_cache=True,
+            )
         window.cursor += 1
         return (output.last_hidden_state if self.sliced else output.logits)[:, -1]
 
-    def add(self, past: Past, length: int, count: int) -> None:
+    def add(self, past: Read, length: int, count: int) -> None:
         """Append rows; see `loop.Runner.add`."""
-        self.rows.add(past, length, count)
+        self.rows.add(past.past, length, count)
+        self._adapters += [past.adapter] * count
 
     def drop(self, row: int) -> None:
         """Remove a row; the last row takes its number."""
         self.rows.drop(row)
+        self._adapters[row] = self._adapters[-1]
+        self._adapters.pop()
 
     def reset(self) -> None:
         """Forget all rows and release their memory."""
-        self.rows = Rows(self._dtype)
+        self.rows, self._adapters = Rows(self._dtype), []
 
     def close(self) -> None:
-        """Nothing to do: whoever gave the model keeps it."""
+        """Leave the model as it was given: whoever gave it keeps it."""
+        self._wardrobe.close()
 
 
 def widen_attention(model: PreTrainedModel) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from os import PathLike
+from typing import Protocol, runtime_checkable
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
 
@@ -50,6 +51,27 @@ class Engine(Protocol):
 
         Raises ConfigError for parameters out of range, InputError for a prompt that leaves no room.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsAdapters(Protocol):
+    """An engine with adapters: small changes of its weights that a request names in `SamplingParams.adapter`.
+
+    Requests with different adapters, and with none, share one step loop.
+    """
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may ask for, sorted."""
+        ...
+
+    def load_adapter(self, name: str, folder: str | PathLike[str]) -> None:
+        """Make an adapter folder known under a name, while others are in flight."""
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Let no new request have an adapter; those in flight keep it to their end."""
         ...
 
 

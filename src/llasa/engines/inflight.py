@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,13 @@ from llasa.errors import ConfigError, EngineError
 
 
 class LocalRequest:
-    """One prompt in flight: an `engines.base.Request`, which any thread may read."""
+    """One prompt in flight: an `engines.base.Request`, which any thread may read.
 
-    def __init__(self, prompt: Ids, params: SamplingParams, head: Head) -> None:
-        self.prompt, self.params, self.head = prompt, params, head
+    adapter: what the runner knows it by; None is the model as it is.
+    """
+
+    def __init__(self, prompt: Ids, params: SamplingParams, head: Head, adapter: Any = None) -> None:
+        self.prompt, self.params, self.head, self.adapter = prompt, params, head, adapter
         self._steps: list[Step] = []
         self._generations: dict[int, Generation] = {}
         self._cancelled: set[int] = set()

@@ -7,9 +7,11 @@ nothing special. Pasts of recent prompts are kept: another wave of candidates, o
 read anew.
 """
 
+import atexit
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -39,8 +41,12 @@ class Runner(Protocol):
         """Return the head over some ids, all if None; any thread may call this."""
         ...
 
-    def prefill(self, ids: Ids) -> tuple[Any, int]:
-        """Return the past of ids, for `add`, and how many of the first were known; there may be no ids."""
+    def prefill(self, ids: Ids, adapter: Any) -> tuple[Any, int]:
+        """Return the past of ids, for `add`, and how many of the first were known; there may be no ids.
+
+        adapter: the past, and the rows it is given to, are of the model with this adapter; None is without,
+        and all that a runner sees whose engine has no adapters.
+        """
         ...
 
     def add(self, past: Any, length: int, count: int) -> None:
@@ -106,9 +112,12 @@ class StepLoop:
             if value < 1:
                 raise ConfigError(f"Starting the engine: {setting} is {value}. Set it to 1 or more.")
         self.name, self.max_length, self.concurrency = name, max_length, concurrency
+        self.vocab_size = runner.vocab_size
         self._guard = loop_guard or LoopGuard()
         self._runner = runner
         self._head = lru_cache(maxsize=8)(runner.head)
+        # Never changed but replaced, since any thread may read it; requests hold on to their adapter.
+        self._adapters: Mapping[str, Any] = {}
         self._waiting: deque[LocalRequest] = deque()
         self._entering: _Prompt | None = None
         self._rows: list[Row] = []
@@ -117,17 +126,19 @@ class StepLoop:
         self._work = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"llasa-{name}", daemon=True)
         self._thread.start()
+        # Ending with a step in progress, Python would unwind C++ frames: the program would abort.
+        atexit.register(self.close)
 
     def submit(self, prompt: Ids, params: SamplingParams) -> LocalRequest:
         """Start `params.n` candidates of one prompt; thread-safe. See `engines.base.Engine.submit`.
 
         Raises:
-            ConfigError: parameters out of range.
+            ConfigError: parameters out of range, or no such adapter.
             InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
             EngineError: the engine is closed.
         """
-        vocab_size = self._runner.vocab_size
-        check(params, vocab_size)
+        vocab_size, adapters = self._runner.vocab_size, self._adapters
+        check(params, vocab_size, adapters.keys())
         if not 0 < len(prompt) < self.max_length:
             raise InputError(
                 f"Starting a generation: the prompt has {len(prompt)} ids, the model holds "
@@ -138,7 +149,8 @@ class StepLoop:
                 f"Starting a generation: the prompt holds ids from {min(prompt)} to {max(prompt)}, the "
                 f"model knows [0, {vocab_size}). Use the tokenizer of this model."
             )
-        request = LocalRequest(list(prompt), params, self._head(params.allowed_token_ids))
+        adapter = None if params.adapter is None else adapters[params.adapter]
+        request = LocalRequest(list(prompt), params, self._head(params.allowed_token_ids), adapter)
         with self._work:
             if self._closed:
                 raise EngineError(f"Starting a generation: engine '{self.name}' is closed. Load it again.")
@@ -161,6 +173,7 @@ class StepLoop:
             self._closed = True
             self._work.notify()
         self._thread.join()
+        atexit.unregister(self.close)
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -201,7 +214,7 @@ class StepLoop:
                 began = time.perf_counter()
                 # Known before the work starts, so that a failure reaches its request too.
                 self._entering = _Prompt(request)
-                self._entering.past, reused = self._runner.prefill(request.prompt[:-1])
+                self._entering.past, reused = self._runner.prefill(request.prompt[:-1], request.adapter)
                 self._entering.stats = {
                     "prefill_s": time.perf_counter() - began,
                     "prefill_tokens": len(request.prompt) - 1 - reused,

@@ -4,7 +4,7 @@ Shapes: B rows (live candidates), A allowed ids. Rows have their own parameters 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 
@@ -20,17 +20,21 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 _HEAD_OF_RANKING = 256
 
 
-def check(params: SamplingParams, vocab_size: int) -> None:
+def check(params: SamplingParams, vocab_size: int, adapters: Collection[str] = ()) -> None:
     """Refuse parameters that an engine cannot obey.
 
     Args:
         params: what the caller asked for.
         vocab_size: ids lie in [0, vocab_size).
+        adapters: names of those that the engine has.
 
     Raises:
         ConfigError: names the field, what it held and what it may hold.
     """
     ids = f"ids in [0, {vocab_size})"
+    known = (
+        f"None or one of: {', '.join(sorted(adapters))}" if adapters else "None: this engine has no adapters"
+    )
     allowed, stops = params.allowed_token_ids, params.stop_token_ids
     rules = (
         ("temperature", 0 <= params.temperature < math.inf, "0 (greedy) or a finite number above it"),
@@ -47,7 +51,7 @@ def check(params: SamplingParams, vocab_size: int) -> None:
         ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"a count in [0, {params.max_tokens}]"),
         ("stop_token_ids", _inside(stops, vocab_size), ids),
         ("allowed_token_ids", allowed is None or (len(allowed) > 0 and _inside(allowed, vocab_size)), ids),
-        ("adapter", params.adapter is None, "None: this engine has no adapters"),
+        ("adapter", params.adapter is None or params.adapter in adapters, known),
     )
     for field, holds, expected in rules:
         if not holds:

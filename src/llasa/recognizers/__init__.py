@@ -6,6 +6,7 @@ from typing import get_args
 
 from llasa.config import unknown
 from llasa.errors import ConfigError
+from llasa.hub import fetched
 from llasa.named import load_class, require, signature
 from llasa.recognizers.base import Recognizer, TextForm
 
@@ -22,10 +23,18 @@ def _ctc(folder: str) -> Recognizer:
     return CtcRecognizer.load(folder)
 
 
-def _whisper(folder: str) -> Recognizer:
+def _whisper(place: str) -> Recognizer:
     from llasa.recognizers.whisper import WhisperRecognizer
 
-    return WhisperRecognizer.load(folder)
+    name, _, language = place.partition("#")
+    return WhisperRecognizer.load(fetched(name), language=language or "en")
+
+
+def _faster_whisper(place: str) -> Recognizer:
+    from llasa.recognizers.faster_whisper import FasterWhisperRecognizer
+
+    folder, _, language = place.partition("#")
+    return FasterWhisperRecognizer.load(folder, language=language or "en")
 
 
 def _endpoint(place: str) -> Recognizer:
@@ -41,7 +50,8 @@ def _endpoint(place: str) -> Recognizer:
 KINDS: dict[str, Callable[[str], Recognizer]] = {
     "pocketsphinx": _pocketsphinx,
     "ctc:FOLDER": _ctc,
-    "whisper:FOLDER": _whisper,
+    "whisper:MODEL[#LANGUAGE]": _whisper,
+    "faster-whisper:FOLDER[#LANGUAGE]": _faster_whisper,
     "endpoint:URL#MODEL": _endpoint,
 }
 
@@ -50,8 +60,9 @@ def load_recognizer(spec: str, named: Mapping[str, Callable[[], Recognizer]]) ->
     """Return a new recogniser.
 
     Args:
-        spec: a key of `named`, one of `KINDS`, or `module:Class`, anyone's class made without arguments. An
-            endpoint is sent the key in the environment variable `LLASA_ENDPOINT_KEY`, if it is set.
+        spec: a key of `named`, one of `KINDS`, or `module:Class`, anyone's class made without arguments. A
+            MODEL is a folder or a Hub id, a LANGUAGE is English unless given. An endpoint is sent the key in
+            the environment variable `LLASA_ENDPOINT_KEY`, if it is set.
         named: what the caller offers under names of its own, such as a bundle's "starter".
 
     Raises:

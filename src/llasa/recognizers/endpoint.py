@@ -10,25 +10,21 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from socket import SHUT_RDWR, create_connection, socket
-from threading import Timer
-from urllib.parse import SplitResult, quote, urlsplit
+from http.client import HTTPException
+from socket import create_connection
+from urllib.parse import quote
 
 from llasa.audio import encode, resample
 from llasa.core import Audio
 from llasa.errors import ConfigError, ScorerError
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.recognizers.cache import Memory, checked
+from llasa.web import Call, Server
 
 RATE_HZ = 16000  # what such models listen at; more would only be sent
-LARGEST_ANSWER = 1 << 20  # bytes
 REACH_S = 2.0  # how long a server may take to accept a connection
 KEY_VARIABLE = "LLASA_ENDPOINT_KEY"
 _MORE_TIME = "Ask a quicker server, or in Python make an EndpointRecognizer with a larger timeout_s"
-_CONNECTIONS = {"http": HTTPConnection, "https": HTTPSConnection}
 
 
 class EndpointRecognizer:
@@ -54,21 +50,14 @@ class EndpointRecognizer:
         Raises:
             ConfigError: the URL has another scheme, no host or a password, or a number is not positive.
         """
-        self.url, parts = url, _checked(url)
-        self._place = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        self._server = Server(url, "Asking a server for transcripts", key, timeout_s)
         if not timeout_s > 0 or concurrency < 1 or not model:
             found = f"timeout_s {timeout_s}, concurrency {concurrency} and model '{model}'"
             raise ConfigError(
                 f"Asking '{url}' for transcripts: found {found}. Give positive numbers and the model's name."
             )
-        if key is not None and not (key.isascii() and key.isprintable()):
-            found = "the key has odd characters"
-            raise ConfigError(f"Asking '{url}' for transcripts: {found}. Copy it to {KEY_VARIABLE} again.")
-        self._connect = partial(_CONNECTIONS[parts.scheme], parts.netloc, timeout=timeout_s)
-        self._path = quote(parts.path.rstrip("/"), safe="/%~") + "/audio/transcriptions"
-        self.name = f"endpoint@{parts.netloc}/{quote(model)}"
+        self.url, self.name = url, f"endpoint@{self._server.netloc}/{quote(model)}"
         self.timeout_s, self.concurrency, self.words = timeout_s, concurrency, words
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._fields = {"model": model, "language": language, "temperature": "0"} | (
             {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
             if words
@@ -83,7 +72,7 @@ class EndpointRecognizer:
             ScorerError: nobody does.
         """
         try:
-            create_connection(self._place, REACH_S).close()
+            create_connection(self._server.place, REACH_S).close()
         except OSError as error:
             found = f"{type(error).__name__}: {error}"
             raise self._failure(found, "Start the server, or correct the URL") from error
@@ -105,7 +94,8 @@ class EndpointRecognizer:
         kind, body = _form(self._fields, wave)
         started = time.monotonic()
         try:
-            status, answer = self._post(body, self._headers | {"Content-Type": kind})
+            path = self._server.path + "/audio/transcriptions"
+            status, answer = Call(self._server).ask("POST", path, body, {"Content-Type": kind})
             return self._transcript(status, answer)
         except ScorerError as error:
             return error
@@ -115,31 +105,10 @@ class EndpointRecognizer:
             found = f"no whole answer after {spent:.1f} s" if slow else f"{type(error).__name__}: {error}"
             return self._failure(found, _MORE_TIME if slow else "See that it runs there")
 
-    def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """Return status and body of the answer; OSError or HTTPException if it does not come in time."""
-        connection = self._connect()
-        try:
-            connection.connect()
-            # A socket's own timeout begins anew with each byte that arrives; this one does not.
-            ends_s = time.monotonic() + self.timeout_s
-            alarm = Timer(self.timeout_s, _hang_up, [connection.sock])
-            alarm.start()
-            try:
-                connection.request("POST", self._path, body, dict(headers))
-                response = connection.getresponse()
-                answer = response.read(LARGEST_ANSWER)
-            finally:
-                alarm.cancel()
-        finally:
-            connection.close()
-        if time.monotonic() >= ends_s:
-            raise TimeoutError
-        return response.status, answer
-
     def _transcript(self, status: int, answer: bytes) -> Transcript:
         if status != 200:
             todo = f"Check the URL, which mostly ends in /v1, the model's name and the key ({KEY_VARIABLE})"
-            raise self._failure(f"HTTP {status}: {_shown(answer)}", todo)
+            raise self._failure(f"HTTP {status}: {self._server.shown(answer)}", todo)
         try:
             fields = json.loads(answer)
             text, parts = " ".join(fields["text"].split()), fields["words"] if self.words else []
@@ -149,26 +118,12 @@ class EndpointRecognizer:
                 raise ValueError("a time that is no number")
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             wanted = "'text' and 'words'" if self.words else "'text'"
-            found = f"an answer that is no JSON with {wanted}: {_shown(answer)}"
+            found = f"an answer that is no JSON with {wanted}: {self._server.shown(answer)}"
             raise self._failure(found, "Ask a server that knows OpenAI's transcriptions") from error
         return Transcript(text, tokens, spans)
 
     def _failure(self, found: str, todo: str) -> ScorerError:
         return ScorerError(f"Transcribing with '{self.url}': found {found}. {todo}.")
-
-
-def _checked(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in _CONNECTIONS and parts.hostname and parts.port != 0
-        parts.netloc.encode("idna")
-    except ValueError:
-        good = False
-    if not good or "@" in parts.netloc or parts.query or parts.fragment:
-        shown = url.rpartition("@")[2]  # without a password
-        wanted = "Give the URL of its API such as http://localhost:8000/v1, with no password or query in it"
-        raise ConfigError(f"Asking a server for transcripts: found the URL '{shown}'. {wanted}.")
-    return parts
 
 
 def _form(fields: Mapping[str, str], wave: bytes) -> tuple[str, bytes]:
@@ -178,12 +133,3 @@ def _form(fields: Mapping[str, str], wave: bytes) -> tuple[str, bytes]:
     text = "".join(f'{begin}{name}"\r\n\r\n{value}\r\n' for name, value in fields.items())
     head = f'{text}{begin}file"; filename="clip.wav"\r\nContent-Type: audio/wav\r\n\r\n'
     return f"multipart/form-data; boundary={mark}", head.encode() + wave + f"\r\n--{mark}--\r\n".encode()
-
-
-def _hang_up(open_socket: socket) -> None:
-    with suppress(OSError):  # it was closed meanwhile
-        open_socket.shutdown(SHUT_RDWR)
-
-
-def _shown(answer: bytes) -> str:
-    return repr(answer[:100].decode("utf-8", "replace"))

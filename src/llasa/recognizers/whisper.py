@@ -6,6 +6,7 @@ Source: A. Radford et al., *Robust Speech Recognition via Large-Scale Weak Super
 transformers `models/whisper`. The likelihood as a reward: arXiv 2509.18798.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from llasa.audio import resample
 from llasa.core import Audio, Ids
@@ -29,6 +31,7 @@ from llasa.recognizers.base import TextForm, Transcript
 from llasa.recognizers.cache import Memory, checked
 
 BATCH = 8  # clips: each is 30 s to the model, however short
+MULTILINGUAL = 51_865  # rows of a vocabulary; those of English alone have one less
 UNSPACED = ("zh", "ja", "th", "lo", "my", "yue")  # languages where a transcript does not begin with a space
 
 
@@ -44,7 +47,7 @@ class WhisperRecognizer:
         """Listen with `model`, where it is.
 
         Args:
-            language: of the speech, as Whisper calls it.
+            language: of the speech, as Whisper calls it: a code, or a name in English.
             remembered: clips whose encoder states are kept on the model's device; 7.7 MB each for the large
                 model in float32.
 
@@ -55,14 +58,13 @@ class WhisperRecognizer:
         self._model: Any = model.eval()  # transformers types its outputs as unions
         self._features: Any = processor.feature_extractor
         self._tokenizer: Any = processor.tokenizer
-        many = getattr(model.generation_config, "is_multilingual", False)
-        self._spoken = {"language": language, "task": "transcribe"} if many else {}
-        self._before = "" if many and language in UNSPACED else " "
-        try:
-            self._tokenizer.set_prefix_tokens(**self._spoken, predict_timestamps=False)
-            self._prompt: Ids = self._tokenizer.prefix_tokens
-        except ValueError as error:
-            raise ConfigError(f"Listening with Whisper: {error} Name another language.") from error
+        known = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+        self._settings: Any = self._completed(model.generation_config, known)
+        many = self._settings.is_multilingual
+        self._spoken = {"language": known, "task": "transcribe"} if many else {}
+        self._before = "" if known in UNSPACED else " "
+        asked = (f"<|{known}|>", "<|transcribe|>") if many else ()
+        self._prompt: Ids = [self._id(name) for name in ("<|startoftranscript|>", *asked, "<|notimestamps|>")]
         self.states: Memory[Tensor] = Memory(remembered, BATCH)
         self.transcripts: Memory[Transcript] = Memory(1024, BATCH, math.inf)
 
@@ -89,7 +91,7 @@ class WhisperRecognizer:
         files = sorted(folder.glob("*.safetensors"))
         try:
             if not files:
-                raise OSError("no *.safetensors there")
+                raise OSError(_unsafe(folder) or "no *.safetensors there")
             processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
             loaded: Any = WhisperForConditionalGeneration.from_pretrained(
                 folder, dtype=chosen, local_files_only=True, use_safetensors=True,
@@ -106,7 +108,7 @@ class WhisperRecognizer:
             OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
             SafetensorError, StrictDataclassError,
         ) as error:  # fmt: skip
-            todo = "Download it again, as safetensors"
+            todo = "Download it again, with config, tokenizer, preprocessor and model.safetensors"
             raise BundleError(f"Loading Whisper from '{folder}': found {error}. {todo}.") from error
         return cls(model.to(place), processor, f"whisper@{_digest(files)}", language)
 
@@ -131,6 +133,33 @@ class WhisperRecognizer:
             for i, score in zip(part, self._forced(states, [ids[i] for i in part]), strict=True):
                 scores[i] = score
         return scores
+
+    def _completed(self, settings: Any, language: str) -> Any:
+        """Return a copy with what folders without `generation_config.json`, or with an early one, lack."""
+        settings = copy.deepcopy(settings)
+        many = getattr(settings, "is_multilingual", None)
+        settings.is_multilingual = self._model.config.vocab_size >= MULTILINGUAL if many is None else many
+        known = self._id(f"<|{language}|>") if settings.is_multilingual else language == "en"
+        if not known:
+            hears = "others" if settings.is_multilingual else "English alone"
+            raise ConfigError(
+                f"Listening with Whisper: found the language '{language}'; this checkpoint hears {hears}. "
+                "Name another language, such as en, or another checkpoint."
+            )
+        settings.lang_to_id = {f"<|{language}|>": self._id(f"<|{language}|>")}
+        settings.task_to_id = {"transcribe": self._id("<|transcribe|>")}
+        settings.no_timestamps_token_id = self._id("<|notimestamps|>")
+        # Early checkpoints have others, which would be used where no language is asked for.
+        settings.forced_decoder_ids = [[1, settings.no_timestamps_token_id]]
+        # A time, which text must not hold, would also make transformers look for sound beyond the window.
+        times = range(settings.no_timestamps_token_id + 1, self._model.config.vocab_size)
+        settings.suppress_tokens = [*(settings.suppress_tokens or ()), *times]
+        settings.num_beams, settings.do_sample = 1, False
+        settings.max_length = settings.max_length or self._model.config.max_target_positions
+        return settings
+
+    def _id(self, name: str) -> Any:
+        return self._tokenizer.get_added_vocab().get(name)
 
     def _checked(self, audio: Sequence[Audio]) -> list[Audio]:
         return checked(audio, max_s=self._features.chunk_length)
@@ -158,8 +187,8 @@ class WhisperRecognizer:
     def _write(self, clips: list[Audio]) -> list[Transcript]:
         states = torch.stack(self.states.get(clips, self._encode))
         ids = self._model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states), **self._spoken,
-            num_beams=1, do_sample=False, return_timestamps=False,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states), generation_config=self._settings,
+            **self._spoken, return_timestamps=False,
         )  # fmt: skip
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [Transcript(" ".join(text.split())) for text in texts]
@@ -177,6 +206,11 @@ class WhisperRecognizer:
         ).logits[:, n_prompt - 1 :].float()  # fmt: skip
         lost = F.cross_entropy(found.transpose(1, 2), padded[:, n_prompt:], reduction="none")
         return [-float(row[: len(own)].mean()) for row, own in zip(lost, ids, strict=True)]
+
+
+def _unsafe(folder: Path) -> str:
+    found = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
+    return f"only {min(found)}, a pickle, which may run any code" if found else ""
 
 
 def _digest(files: Sequence[Path]) -> str:

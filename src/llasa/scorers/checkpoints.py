@@ -14,9 +14,14 @@ from llasa.audio import resample
 from llasa.core import Audio
 from llasa.device import chosen_device
 from llasa.errors import BundleError, ScorerError
+from llasa.hub import fetched
 
 SHORTEST_S = 0.5  # of sound; less is repeated, for such models have layers that need some length
 _BATCH = 8
+_IN_TRAINING = (
+    "objective.",
+    "masked_spec_embed",
+)  # weights that only training uses; some checkpoints lack them
 
 
 def filled(audio: Audio, shortest_s: float = SHORTEST_S) -> Audio:
@@ -35,10 +40,10 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path, kind: str, output: str, device: str | None = None) -> None:
-        """Load it; nothing is downloaded and no code of the folder is run.
+        """Load it; no code of the folder is run.
 
         Args:
-            folder: configuration, `preprocessor_config.json` and safetensors weights.
+            folder: configuration, `preprocessor_config.json` and safetensors weights; or a Hub id.
             kind: the class of transformers that loads it. output: which field of what it gives.
             device: as `device.chosen_device`.
 
@@ -51,14 +56,20 @@ class Checkpoint:
 
         doing, place = f"Loading the model '{folder}' as {kind}", chosen_device(device)
         self._output, again = output, "Give the folder of such a checkpoint, with model.safetensors."
-        if not (Path(folder) / "config.json").is_file():
+        folder = fetched(folder)
+        if not (folder / "config.json").is_file():
             raise BundleError(f"{doing}: found no config.json there. {again}")
+        if not list(folder.glob("*.safetensors")):
+            pickle = "only pytorch_model.bin, a pickle, which may run code"
+            found = pickle if (folder / "pytorch_model.bin").is_file() else "no safetensors weights"
+            todo = f"Load it with {kind}.from_pretrained where you trust it, and save_pretrained it anew"
+            raise BundleError(f"{doing}: found {found}. {todo}.")
         try:
             extractor: Any = transformers.AutoFeatureExtractor
             self._features: Any = extractor.from_pretrained(folder, local_files_only=True)
             model, report = getattr(transformers, kind).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True,
-                output_loading_info=True,
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True,
+                ignore_mismatched_sizes=True, output_loading_info=True,
             )  # fmt: skip
         except (
             OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
@@ -66,7 +77,8 @@ class Checkpoint:
         ) as error:  # fmt: skip
             found = next(iter(str(error).splitlines()), type(error).__name__)
             raise BundleError(f"{doing}: {found} {again}") from error
-        if wrong := [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]:
+        wrong = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
+        if wrong := [key for key in wrong if not any(part in key for part in _IN_TRAINING)]:
             raise BundleError(f"{doing}: the weights lack {min(wrong)}, or have it in another shape. {again}")
         self._model: Any = model.eval().to(place)
         names: dict[int, str] = self._model.config.id2label

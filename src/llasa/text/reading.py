@@ -40,6 +40,15 @@ class ReadWord:
     end: int
 
 
+def is_english(language: str) -> bool:
+    """Tell whether a language code, such as "en-GB", is English's."""
+    return _code(language) == "en"
+
+
+def _code(language: str) -> str:
+    return re.split("[-_]", language.lower())[0]
+
+
 def tokens_of(words: Iterable[ReadWord]) -> tuple[str, ...]:
     """Return the tokens of words, one after another."""
     return tuple(token for word in words for token in word.tokens)
@@ -95,7 +104,7 @@ class Reader:
         return tuple(ReadWord(" ".join(tokens), tokens, m.start(), m.end()) for tokens, m in found)
 
     def _read(self, text: str, unit: Unit, language: str) -> tuple[ReadWord, ...]:
-        code = re.split("[-_]", language.lower())[0]
+        code = _code(language)
         if code == "en":
             return self._english(text, unit)
         if unit == "phones":

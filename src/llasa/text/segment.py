@@ -1,18 +1,27 @@
 """Long text -> segments short enough to say in one go, with the pause after each.
 
-Sentences and clauses are read off the marks of the normalised text, so abbreviations and decimals do not
-split. Must not know: voices, engines, audio.
+In English, sentences and clauses are read off the marks of the normalised text, so abbreviations and
+decimals do not split; in other languages off the marks as written. Must not know: voices, engines, audio.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from llasa.errors import ConfigError
 from llasa.text.normalize import Normalized, normalize
+from llasa.text.reading import Reader, ReadWord, is_english
 
 PARAGRAPH_S, SENTENCE_S, CLAUSE_S = 0.6, 0.3, 0.12
+
+_CHARACTER = 0.6  # words
+_MARKS = dict(
+    zip("\u3002\uff01\uff1f\uff0c\u3001\uff1b\uff1a\u060c\u061f\u0964;:", ".!?,,,,,?.,,", strict=True)
+)
+_MARKS |= {mark: mark for mark in ",.?!"}
+_READER = Reader()
 
 _STARTS = (
     "and but or nor because which that while when if so although though since where who until unless before "
@@ -42,14 +51,14 @@ class Segment:
 class _Token:
     """The words that one written token gives, which cannot be parted; `gap` is what is written after it."""
 
-    words: int
+    words: float
     mark: str
     end: int  # in the original
     gap: str
     next: str  # the word after, if it begins with a small letter
 
 
-def segment(text: str, max_words: int = 16) -> list[Segment]:
+def segment(text: str, max_words: int = 16, language: str = "en") -> list[Segment]:
     """Split a text into segments of at most `max_words` spoken words, at the best places.
 
     Together the segments hold every character of the text but white space, in order. Only a written token
@@ -57,14 +66,15 @@ def segment(text: str, max_words: int = 16) -> list[Segment]:
 
     Args:
         text: any text with something to say.
-        max_words: words of the normalised text, 1 or more.
+        max_words: words of the normalised text, 1 or more; in scripts without spaces a character counts 0.6.
+        language: a code such as "en" or "zh".
 
     Raises:
         ConfigError: `max_words` is below 1. InputError: nothing in the text can be said.
     """
     if max_words < 1:
         raise ConfigError(f"Splitting text into segments: max_words is {max_words}. Use 1 or more.")
-    tokens = _tokens(text, normalize(text))
+    tokens = _tokens(text, normalize(text)) if is_english(language) else _foreign(text, language)
     pauses = [_pause_after(token) for token in tokens]
     pauses[-1] = PARAGRAPH_S
     segments, first = [], 0
@@ -107,6 +117,36 @@ def _tokens(text: str, normal: Normalized) -> list[_Token]:
     return tokens
 
 
+def _foreign(text: str, language: str) -> list[_Token]:
+    tokens, count = [], 0.0
+    words = _READER(text, "words", language)
+    for word, following in zip(words, (*words[1:], None), strict=True):
+        count += _CHARACTER if _wide(word) else 1.0
+        after = following.start if following else len(text)
+        gap = text[word.end : after]
+        if following and not (gap or _wide(word) or _wide(following)):
+            continue  # a Latin word among characters comes letter by letter
+        next_word = following.text if following and text[after].islower() else ""
+        mark = _mark(text[word.start : word.end], gap, next_word)
+        tokens.append(_Token(count, mark, word.end, gap, next_word))
+        count = 0.0
+    return tokens
+
+
+def _wide(word: ReadWord) -> bool:
+    return unicodedata.east_asian_width(word.text[0]) == "W"
+
+
+def _mark(word: str, gap: str, next_word: str) -> str:
+    """Return the strongest mark between two words; a dot may belong to a number or an abbreviation."""
+    found = "".join(_MARKS.get(sign, "") for sign in gap)
+    stops = (mark for mark in "!?" if mark in found)
+    short = len(word) < 3 and word[0].isupper()
+    if "\u3002" in gap or ("." in found and gap != "." and not (next_word or short)):
+        return next(stops, ".")
+    return next(stops, "," if found else "")
+
+
 def _parted(text: str, spans: Sequence[tuple[int, int]], i: int) -> bool:
     """Tell whether a word may begin a segment: one that comes from a sign may mean nothing on its own."""
     (start, end), (first, last) = spans[i - 1], spans[i]
@@ -141,7 +181,7 @@ def _split(tokens: Sequence[_Token], max_words: int) -> list[int]:
     return ends[::-1]
 
 
-def _cost(words: int, max_words: int) -> float:
+def _cost(words: float, max_words: int) -> float:
     return 1.0 + (_SHORT_COST if words <= _SHORT_WORDS else 0.0) + (words / max_words) ** 2
 
 

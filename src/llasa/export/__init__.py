@@ -1,0 +1,1 @@
+"""Models in other programs' formats: llama.cpp's GGUF, and folders and cards for publishing."""

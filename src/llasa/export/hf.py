@@ -1,0 +1,257 @@
+"""Any bundle as a folder ready for the Hugging Face Hub: its own files, sealed again, and a model card.
+
+Nothing is uploaded, and no file that is not part of the bundle is copied. Must not know: command lines.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import ModelCard
+
+from llasa.bundle import Bundle, seal
+from llasa.errors import BundleError, ConfigError
+from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
+from llasa.manifest import Manifest
+
+MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "vocab.json", "merges.txt",
+)  # fmt: skip
+RIGHTS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
+REFUSED = (
+    *(f"*{suffix}" for suffix in PICKLES), "*.py", "*.env", ".env*", "*.pem", "*.key", "*.p12", "*.pfx",
+    "id_rsa*", "id_ed25519*", ".netrc", "*secret*", "*credential*", "*password*", "token", "token.txt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What shall differ from the bundle as it is.
+
+    repo: its id on the Hub, `owner/name`. name: of the new bundle. lm: a trainer's output in Hugging Face
+    layout, in place of the language model. adapter: a LoRA folder to merge into it. license, base_model: as
+    the Hub writes them.
+    """
+
+    repo: str | None = None
+    name: str | None = None
+    lm: Path | None = None
+    adapter: Path | None = None
+    license: str | None = None
+    base_model: str | None = None
+
+    @property
+    def new_lm(self) -> bool:
+        """Whether the language model becomes another."""
+        return self.lm is not None or self.adapter is not None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that was written. repo: its id on the Hub, made up where none was given. size: bytes."""
+
+    folder: Path
+    repo: str
+    files: tuple[str, ...]
+    size: int
+    license: str | None
+
+
+def export_hf(
+    bundle: Bundle, output: Path, changes: Changes | None = None, parts: Parts = "all", force: bool = False
+) -> Exported:
+    """Write a bundle, or a part of it, as a folder that can be uploaded as it is.
+
+    Args:
+        output: a new or empty folder; if `force`, also an earlier export, which is replaced.
+        parts: `lm` and `codec` come without `bundle.toml`, their files in the folder itself. So does `all` of
+            a published checkpoint, which has none and whose codec is elsewhere.
+
+    Raises:
+        ConfigError: the output is in use or cannot be written, or the repository's name is not possible.
+        BundleError: files are missing, do not fit each other, or are such as must not be published.
+    """
+    changes = changes or Changes()
+    repo = _repo(changes, bundle)
+    _check_output(output, force)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+            draft = Path(scratch) / output.name
+            license = _write(bundle, changes, parts, draft, repo)
+            _move(draft, output)
+    except OSError as error:
+        found = f"the system says: {error.strerror or error}"
+        raise ConfigError(f"Exporting to '{output}': {found}. Choose another folder.") from error
+    paths = [path for path in sorted(output.rglob("*")) if path.is_file() and not _hidden(path, output)]
+    names = tuple(path.relative_to(output).as_posix() for path in paths)
+    return Exported(output, repo, names, sum(path.stat().st_size for path in paths), license)
+
+
+def _repo(changes: Changes, bundle: Bundle) -> str:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    name = "-".join((changes.name or bundle.name).split()) or "model"
+    repo = changes.repo or f"OWNER/{name}"
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"Naming the repository '{repo}': the Hub does not allow it. "
+            "Give --repo OWNER/NAME of letters, digits, '-', '_' and '.'."
+        ) from error
+    return repo
+
+
+def _check_output(output: Path, force: bool) -> None:
+    doing = f"Exporting to '{output}'"
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{doing}: it is a file. Choose a new folder.")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if read_card(output).data.get("library_name") != LIBRARY:
+        raise ConfigError(f"{doing}: it holds other things than an earlier export. Choose a new folder.")
+    if not force:
+        raise ConfigError(f"{doing}: an earlier export is there. Choose a new folder, or use --force.")
+
+
+def _write(bundle: Bundle, changes: Changes, parts: Parts, draft: Path, repo: str) -> str | None:
+    """Fill the draft and return the licence that its card states."""
+    trained = [path for path in (changes.lm, changes.adapter) if path is not None]
+    files = _files(bundle, changes, parts, draft.with_name("merged"))
+    _check_names(files)
+    _copy(files, draft)
+    manifest = bundle.manifest
+    if changes.name:
+        manifest = manifest.model_copy(update={"name": changes.name})
+    sealed = parts == "all" and bool(manifest.files)
+    if sealed:
+        manifest = seal(draft, _settings(manifest, bundle))
+    base_model = changes.base_model or (base_of(*trained, bundle.folder) if trained else None)
+    facts, own = training_facts(*(trained or [bundle.folder / manifest.lm.path])), read_card(bundle.folder)
+    origin = Origin(repo, bundle.name, parts, changes.new_lm, changes.license, base_model, own, facts)
+    lm = None if parts == "codec" else Path(manifest.lm.path if sealed else ".")
+    card: ModelCard = model_card(draft, manifest, lm, origin)
+    card.save(draft / CARD)
+    return card.data.to_dict().get("license")
+
+
+def _files(bundle: Bundle, changes: Changes, parts: Parts, scratch: Path) -> dict[str, Path]:
+    """Return what to copy: name in the new folder -> file."""
+    manifest, inside = bundle.manifest, PurePosixPath(bundle.manifest.lm.path)
+    whole = {name: bundle.folder / name for name in manifest.files}
+    if parts == "codec":
+        return _codec(bundle)
+    model = _model(bundle.folder / inside, changes, scratch)
+    if parts == "lm" or not whole:
+        rights = _matching(bundle.folder, RIGHTS)
+        return model | {name: path for name, path in rights.items() if not manifest.files or name in whole}
+    rest = {name: path for name, path in whole.items() if not _is_model(PurePosixPath(name), inside)}
+    return rest | {(inside / name).as_posix(): path for name, path in model.items()}
+
+
+def _is_model(name: PurePosixPath, inside: PurePosixPath) -> bool:
+    return name.parent == inside and any(fnmatch(name.name, pattern) for pattern in MODEL + TOKENIZER)
+
+
+def _codec(bundle: Bundle) -> dict[str, Path]:
+    inside = PurePosixPath(bundle.manifest.codec.path)
+    names = [PurePosixPath(name) for name in bundle.manifest.files]
+    found = {
+        name.relative_to(inside).as_posix(): bundle.folder / name
+        for name in names
+        if name.is_relative_to(inside)
+    }
+    if not found:
+        elsewhere = bundle.manifest.codec.source or "another folder"
+        raise BundleError(
+            f"Exporting the codec of '{bundle.name}': it is not in the bundle, but in {elsewhere}. "
+            "Publish it from there."
+        )
+    return found
+
+
+def _model(own: Path, changes: Changes, scratch: Path) -> dict[str, Path]:
+    """Return the files of the language model: the newest weights, and the newest tokenizer there is."""
+    sources = [own]
+    if changes.lm is not None:
+        _check_trained(changes.lm)
+        sources.insert(0, changes.lm)
+    if changes.adapter is not None:
+        from llasa.engines.adapters import merged
+
+        sources.insert(0, merged(sources[0], changes.adapter, scratch))
+    reader = next((folder for folder in sources if (folder / "tokenizer.json").is_file()), own)
+    return _matching(sources[0], MODEL) | _matching(reader, TOKENIZER)
+
+
+def _check_trained(folder: Path) -> None:
+    doing = f"Exporting the language model in '{folder}'"
+    found = _matching(folder, MODEL)
+    if "config.json" in found and any(name.endswith(".safetensors") for name in found):
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise BundleError(f"{doing}: it is a LoRA adapter. Name it with --adapter.")
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+    if pickles:
+        raise BundleError(
+            f"{doing}: found only {', '.join(pickles)}, which can run code when opened. "
+            "Save it again with save_pretrained, which writes safetensors."
+        )
+    raise BundleError(f"{doing}: there is no config.json with model*.safetensors. Name a trainer's output.")
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
+    paths = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+    return {path.name: path for path in paths if path.is_file()}
+
+
+def _check_names(files: Iterable[str]) -> None:
+    for name in files:
+        last = PurePosixPath(name).name.lower()
+        if any(fnmatch(last, pattern) for pattern in REFUSED):
+            raise BundleError(
+                f"Exporting '{name}': files of such a name can run code or hold secrets. "
+                "Take it out of the bundle and seal it again."
+            )
+
+
+def _copy(files: dict[str, Path], folder: Path) -> None:
+    for name, source in files.items():
+        if not source.is_file():
+            raise BundleError(f"Exporting '{name}': there is no file {source}. Fetch the bundle again.")
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)  # follows links: the Hub's cache is made of them
+
+
+def _settings(manifest: Manifest, bundle: Bundle) -> dict[str, object]:
+    source = manifest.codec.source
+    if source is not None and (bundle.folder / source).exists():
+        raise BundleError(
+            f"Exporting '{bundle.name}': its codec lies in '{source}', which nobody else has. "
+            "Put the codec into the bundle's folder and seal it again."
+        )
+    settings: dict[str, object] = manifest.model_dump(exclude={"format", "files", "codec"}, exclude_none=True)
+    codec = manifest.codec.model_dump(include={"kind", "path", "source"}, exclude_none=True)
+    return settings | {"codec": codec}
+
+
+def _move(draft: Path, output: Path) -> None:
+    """Put the draft in place of what is there; hidden files stay: a clone's .git, .gitattributes."""
+    output.mkdir(exist_ok=True)
+    for path in [path for path in output.iterdir() if not path.name.startswith(".")]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in draft.iterdir():
+        path.replace(output / path.name)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)

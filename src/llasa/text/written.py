@@ -1,0 +1,68 @@
+"""Text as people write it, for language models that learnt from transcripts: made plain, not spelt out.
+
+Capitals, numbers and punctuation stay, in any language; what was hardly ever in transcripts and derails a
+model (quotation marks, emoji, control characters) goes. Must not know: tokenizers, how English is read.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+from llasa.errors import InputError
+
+# English letters that take as long to say: a character that is a syllable, a digit.
+_WIDE, _DIGIT = 4.0, 4.0
+_KEPT = frozenset("\u200c\u00b0\u2116")  # parts of words and measures, whatever their category
+_PLAIN = dict.fromkeys("\u2018\u2019\u02bc\u2032", "'") | dict.fromkeys("\u2010\u2011", "-")
+_PLAIN |= {"\u2026": "...", "\u2013": "-", "\u2014": "-", "\u00ad": ""}
+_SILENT = frozenset('"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f`*#~^')
+_PARTING = frozenset("_|<>\\[]{}")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a language model is given. weight: its length in English letters. dropped: characters left out."""
+
+    text: str
+    weight: float
+    dropped: tuple[str, ...]
+
+
+def tidy(text: str) -> Written:
+    """Return a text as it is said and written; time is linear in its length.
+
+    Raises:
+        InputError: there is no letter or digit in it.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    pieces = [_plain(character) for character in composed]
+    plain = _SPACE.sub(" ", "".join(pieces)).strip()
+    if not any(map(str.isalnum, plain)):
+        raise InputError(
+            f"Reading a text for speech: found nothing that can be said in {text[:40]!r}. "
+            "Give text with at least one letter or digit."
+        )
+    lost = (c for c, piece in zip(composed, pieces, strict=True) if not (piece or c in _SILENT))
+    return Written(plain, sum(map(_weight, plain)), tuple(dict.fromkeys(lost)))
+
+
+@lru_cache(maxsize=4096)
+def _plain(character: str) -> str:
+    """Return what stands for a character; a space for one that parts words."""
+    if character in _PLAIN or character in _KEPT:
+        return _PLAIN.get(character, character)
+    if character.isspace() or character in _PARTING:
+        return " "
+    kind = unicodedata.category(character)
+    if unicodedata.east_asian_width(character) == "F" and character.isalnum():  # Latin in Chinese width
+        return unicodedata.normalize("NFKC", character)
+    return "" if kind[0] == "C" or kind in ("So", "Sk", "Me") or character in _SILENT else character
+
+
+@lru_cache(maxsize=4096)
+def _weight(character: str) -> float:
+    if unicodedata.east_asian_width(character) == "W":
+        return _WIDE
+    return _DIGIT if character.isdecimal() else float(not unicodedata.combining(character))
