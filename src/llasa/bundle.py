@@ -6,6 +6,7 @@ Must not know how the parts work together.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -21,7 +22,7 @@ from llasa.codec.base import Codec
 from llasa.engines import Model, load_engine
 from llasa.engines.base import Engine
 from llasa.errors import BundleError, ConfigError
-from llasa.hub import Access, check, located
+from llasa.hub import Access, check, fetched, located
 from llasa.manifest import CodecChoice, Manifest, Sampling
 from llasa.prompt import Prompt
 from llasa.recognizers import load_recognizer
@@ -30,7 +31,7 @@ from llasa.scorers.base import Parts
 from llasa.text.normalize import normalize
 from llasa.text.phones import Phonemizer
 from llasa.text.reading import Reader
-from llasa.text.written import Written, tidy
+from llasa.text.written import Written, likely_language, tidy
 from llasa.voice import VoiceStore, default_voice_folder
 
 MANIFEST = "bundle.toml"
@@ -38,6 +39,7 @@ UNSEALED = (MANIFEST, "README.md")  # the model card may be edited
 FORMAT = 1
 TABLES = ("lm", "codec", "phones", "sampling", "recognizers", "files")
 CODEC_FACTS = ("name", "sample_rate", "codebook_size", "hop_length")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 _AGAIN = "Install or copy the bundle again."
 
 
@@ -132,8 +134,7 @@ class Bundle:
             BundleError: its files are damaged, or it is not the codec that `bundle.toml` describes.
         """
         part = self.manifest.codec
-        folder = located(part.source, self.access) if part.source else self.folder / part.path
-        check(folder)
+        folder = fetched(part.source, self.access) if part.source else self.folder / part.path
         codec = _load_codec(part.kind, folder, self.device)
         for key in CODEC_FACTS:
             if getattr(part, key) is not None and getattr(codec, key) != getattr(part, key):
@@ -146,13 +147,20 @@ class Bundle:
         """The codec that voices must have been made with, loaded only where the manifest does not tell."""
         return self.manifest.codec.name or self.codec.name
 
+    def language(self, text: str) -> str:
+        """Return the language that a text is taken for unless told otherwise."""
+        return likely_language(text) if self.manifest.lm.text == "written" else "en"
+
     def form(self, text: str, language: str = "en") -> Written:
         """Return a text in the form that the language model reads.
 
         Raises:
-            InputError: nothing in it can be said. ConfigError: the model does not read the language.
+            InputError: nothing in it can be said. ConfigError: no language, or none that the model reads.
         """
         if self.manifest.lm.text == "written":
+            if not _LANGUAGE.fullmatch(language):
+                todo = "Give a code such as en, zh or pt-BR"
+                raise ConfigError(f"Reading a text: found language {language[:40]!r}. {todo}.")
             return tidy(text)
         normal = normalize(text, language)
         form = self.phonemizer(normal.text) if self.phonemizer else normal.text
@@ -178,10 +186,10 @@ class Bundle:
         """
         folder = self.folder / self.manifest.lm.path
         _check_vocabulary(folder, self.prompt)
-        if self.runs_on == "native":
-            check_weights(folder)
         size, length = self.prompt.vocab_size, self.max_length
-        return load_engine(self.runs_on, Model(folder, size, length, self.device, self.dtype, self.adapters))
+        names = self.prompt.names()
+        model = Model(folder, size, length, names, self.device, self.dtype, self.adapters)
+        return load_engine(self.runs_on, model)
 
 
 class Options(TypedDict, total=False):
@@ -228,13 +236,16 @@ def load_bundle(
     # A revision is the model's; the codec and adapters are other repositories.
     access = Access(None, options.get("token"), options.get("local_files_only", False))
     own = replace(access, revision=options.get("revision"))
-    folder = starter if name_or_path == "starter" else located(name_or_path, own)
+    engine = options.get("engine", "native")
+    folder = located(starter if name_or_path == "starter" else name_or_path, own)
     manifest = _manifest(folder, str(name_or_path), options.get("codec"), access)
+    if engine == "native":
+        check_weights(folder / manifest.lm.path)
     if words and manifest.lm.text != "phones":
         found = f"found pronunciations of {len(words)} words, but it reads letters, not phones"
         raise ConfigError(f"Loading bundle '{folder}': {found}. Leave them out.")
-    adapters = {name: located(place, access) for name, place in options.get("adapters", {}).items()}
-    return Bundle(folder, manifest, device, dtype, words, options.get("engine", "native"), adapters, access)
+    adapters = {name: fetched(place, access) for name, place in options.get("adapters", {}).items()}
+    return Bundle(folder, manifest, device, dtype, words, engine, adapters, access)
 
 
 def _manifest(folder: Path, name: str, codec: str | PathLike[str] | None, access: Access) -> Manifest:
@@ -266,8 +277,10 @@ def read_manifest(folder: Path) -> Manifest:
         BundleError: it is missing, or a key in it is unknown, missing or wrong.
     """
     if not (folder / MANIFEST).is_file():
-        found = f"there is no {MANIFEST}" if folder.is_dir() else "there is no such folder"
-        todo = "Name a bundle folder, or leave it out for the starter"
+        found = (
+            f"there is no {MANIFEST} nor config.json in it" if folder.is_dir() else "there is no such folder"
+        )
+        todo = "Name a bundle's or model's folder or a Hub id, or leave it out for the starter"
         raise BundleError(f"Loading bundle '{folder}': {found}. {todo}.")
     try:
         return config.read(folder / MANIFEST, Manifest)

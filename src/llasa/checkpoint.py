@@ -28,7 +28,8 @@ def codebook_size(folder: Path) -> int:
         BundleError: it is missing or damaged, or has none.
     """
     added = _json(folder / "tokenizer.json", "added_tokens")
-    names = (token.get("content", "") for token in added if isinstance(token, dict))
+    tokens = added if isinstance(added, list) else []
+    names = (str(token.get("content")) for token in tokens if isinstance(token, dict))
     count = sum(_SPEECH.fullmatch(name) is not None for name in names)
     if not count:
         raise _unfit(folder, "the tokenizer has no speech tokens, <|s_0|> and on", "Name a Llasa model")
@@ -47,30 +48,42 @@ def inferred(folder: Path, name: str, source: str | None, codec: Path) -> Manife
     Raises:
         BundleError: a file is missing or damaged, or the codec has another number of codes than the model.
     """
-    length = _json(folder / "config.json", "max_position_embeddings")
     part = _codec(codec, source)
     found = codebook_size(folder)
     if found != part.codebook_size:
         expected = f"expected a codec of {found} codes, as the language model has, found {part.codebook_size}"
         raise _unfit(folder, f"{expected} in '{codec}'", "Name the codec it was trained with")
-    family = "llasa-chat" if _has_template(folder) else "llasa-plain"
-    lm = LmPart(path=".", family=family, text="written", max_length=min(int(length), TRAINED_LENGTH))
     # The sampling of the model card, not that of generation_config.json, which is the base model's for chat.
-    return Manifest(format=1, name=name, lm=lm, codec=part, sampling=Sampling(), files={})
+    return Manifest(format=1, name=name, lm=_lm(folder), codec=part, sampling=Sampling(), files={})
+
+
+def _lm(folder: Path) -> LmPart:
+    length = _json(folder / "config.json", "max_position_embeddings")
+    if not isinstance(length, int) or length < 1:
+        found = f"expected a max_position_embeddings above 0 in config.json, found {length!r}"
+        raise _unfit(folder, found, "Fetch it again")
+    return LmPart(path=".", family="llasa-chat", text="written", max_length=min(length, TRAINED_LENGTH))
 
 
 def check_weights(folder: Path) -> None:
-    """See that a model has weights that can be opened without running anything.
+    """See that a model has weights, all in its folder, that can be opened without running anything.
 
     Raises:
-        BundleError: it has none, or pickled ones only.
+        BundleError: it has none, or pickled ones only, or its index names files that are not there.
     """
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
-    found = f"only {', '.join(pickles)}, which can run code when opened" if pickles else "no weights"
-    todo = "Fetch a safetensors copy, or make one: huggingface.co/spaces/safetensors/convert"
-    raise _unfit(folder, f"expected model.safetensors, found {found}", todo)
+    files = {path.name for path in folder.glob("*.safetensors")}
+    if not files:
+        pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+        found = f"only {', '.join(pickles)}, which can run code when opened" if pickles else "no weights"
+        todo = "Fetch a safetensors copy, or make one: huggingface.co/spaces/safetensors/convert"
+        raise _unfit(folder, f"expected model.safetensors, found {found}", todo)
+    for index in folder.glob("*.safetensors.index.json"):
+        places = _json(index, "weight_map")
+        named = {str(name) for name in places.values()} if isinstance(places, dict) else {"no files"}
+        if absent := sorted(named - files):
+            raise _unfit(
+                folder, f"{index.name} names {absent[0]}, which is not in the folder", "Fetch it again"
+            )
 
 
 def _codec(folder: Path, source: str | None) -> CodecPart:
@@ -86,7 +99,7 @@ def _codec(folder: Path, source: str | None) -> CodecPart:
             "codebook_size": math.prod(content["quantization_levels"]),
             "hop_length": math.prod(content["downsampling_ratios"]) * spoken // heard,
         }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ArithmeticError) as error:
         found = f"found model_type '{content.get('model_type')}' without {error}"
         todo = "Use a codec in transformers' own layout; llasa codec convert makes one of older files"
         raise BundleError(f"{doing}: {found}. {todo}.") from error
@@ -94,12 +107,6 @@ def _codec(folder: Path, source: str | None) -> CodecPart:
         return config.build(CodecPart, {"source": source, **facts}, doing)
     except ConfigError as error:
         raise BundleError(str(error)) from error
-
-
-def _has_template(folder: Path) -> bool:
-    return (folder / "chat_template.jinja").is_file() or "chat_template" in _object(
-        folder / "tokenizer_config.json", f"Loading the model in '{folder}'"
-    )
 
 
 def _json(path: Path, key: str) -> Any:

@@ -6,13 +6,13 @@ Only files that a bundle may hold are fetched: no pickles, no code. Must not kno
 import hashlib
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 
-from llasa.errors import BundleError
+from llasa.errors import BundleError, ConfigError
 
-FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.toml", "*.txt", "*.txt.gz", "*.md", "*.gguf")
+FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.toml", "*.txt", "*.txt.gz", "*.md")
 VARIANTS = ("*.fp32*", "*.fp16*", "*.non_ema*")  # the same weights again, which nothing here opens
 _ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -27,7 +27,7 @@ class Access:
     """
 
     revision: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     local_files_only: bool = False
 
 
@@ -38,35 +38,44 @@ def located(name_or_path: str | PathLike[str], access: Access) -> Path:
 
     Raises:
         BundleError: the Hub has no such model, does not let us in or cannot be reached.
+        ConfigError: a revision of a folder.
     """
     match = _ID.fullmatch(fspath(name_or_path)) if isinstance(name_or_path, str) else None
     if match is None or Path(name_or_path).exists():
+        if access.revision:
+            found = f"found revision '{access.revision}', but it is a folder"
+            raise ConfigError(f"Loading '{name_or_path}': {found}. Leave the revision out, or name a Hub id.")
         return Path(name_or_path)
     return _snapshot(match["id"], match["revision"] or access.revision, access)
 
 
-def fetched(name_or_path: str | PathLike[str]) -> Path:
+def fetched(name_or_path: str | PathLike[str], access: Access | None = None) -> Path:
     """Return the folder of a path or Hub id, its files checked; raises as `located` and `check`."""
-    folder = located(name_or_path, Access())
+    folder = located(name_or_path, access or Access())
     check(folder)
     return folder
 
 
-def check(folder: Path) -> None:
+def check(folder: Path) -> int:
     """Compare the files of a snapshot with the hashes that the Hub named them by; other folders pass.
 
     It reads every byte: some 2 s for 3 GB.
 
+    Returns:
+        How many files were compared; 0 if the folder is no snapshot.
+
     Raises:
         BundleError: a file differs; names it.
     """
-    for path in sorted(folder.rglob("*")):
-        blob = path.resolve().name
-        if path.is_symlink() and _BLOB.fullmatch(blob) and _digest(path, blob) != blob:
+    links = [path for path in sorted(folder.rglob("*")) if path.is_symlink()]
+    known = [(path, path.resolve().name) for path in links if _BLOB.fullmatch(path.resolve().name)]
+    for path, blob in known:
+        if _digest(path, blob) != blob:
             raise BundleError(
                 f"Checking '{folder}': {path.relative_to(folder)} is not what the Hub sent, its content "
                 f"changed on this disk. Delete {path.resolve()} and load the model again."
             )
+    return len(known)
 
 
 def _digest(path: Path, like: str) -> str:
@@ -104,6 +113,7 @@ def _advice(name: str, revision: str | None, error: Exception) -> str:
     """Return what was found and what to do, for an error of the Hub."""
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -118,8 +128,12 @@ def _advice(name: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"it has no revision '{revision}'. Choose one of {page}/commits/main, or leave it out."
     if isinstance(error, LocalEntryNotFoundError):
-        found = f"there is no such folder, nor was it fetched yet, and the Hub is not asked ({_cause(error)})"
+        found = (
+            f"there is no such folder, nor was it fetched yet, and the Hub gave no answer ({_cause(error)})"
+        )
         return f"{found}. Check the name, or once online run: hf download {name}"
+    if isinstance(error, HFValidationError):
+        return f"there is no such folder, and no model has such a name ({_first_line(error)}). Check it."
     return f"{_first_line(error)}. Check the connection, the free space and the name."
 
 

@@ -126,18 +126,20 @@ class Prompt:
         surroundings = FAMILIES[family](folder, tokenizer)
         return cls(tokenizer, surroundings._replace(separator=separator), codebook_size)
 
-    def render(self, text: str, voice: Voice | None = None) -> Ids:
+    def render(self, text: str, voice: Voice | None = None, separator: str | None = None) -> Ids:
         """Return the ids an engine continues with speech:
         all up to the speech start marker and the voice's codes.
 
         Args:
             text: in the bundle's own form; characters the tokenizer does not know are dropped and logged.
             voice: its `text` in the same form.
+            separator: written between the two; the family's if None.
 
         Raises:
             InputError: no text is left, or a code of the voice is out of range.
         """
-        ids, dropped = self._render(text, voice.text if voice else None, voice.codes if voice else [])
+        between = self.separator if separator is None else separator
+        ids, dropped = self._render(text, voice and voice.text + between, voice.codes if voice else [])
         if dropped:
             shown = " ".join(repr(piece[:20]) for piece in dropped[:20])
             _log.info("dropped from the text, because the tokenizer does not know them: %s", shown)
@@ -167,7 +169,8 @@ class Prompt:
                 f"{'its' if voice_codes is not None else 'no'} voice codes. "
                 "Give codes, and both halves of a voice."
             )
-        prompt, _ = self._render(text, voice_text, voice_codes or [])
+        before = None if voice_text is None else voice_text + self.separator
+        prompt, _ = self._render(text, before, voice_codes or [])
         target = [*self.ids(codes), self.end_id]
         return prompt + target, [IGNORED] * len(prompt) + target
 
@@ -222,19 +225,25 @@ class Prompt:
             )
         return [token_id - first for token_id in ids]
 
+    def names(self) -> dict[int, str]:
+        """Return the names of the end marker and of the first and last code, by id."""
+        last = self.codebook_size - 1
+        codes = {self.first_code_id + code: speech_token(code) for code in (0, last)}
+        return {self.end_id: SPEECH_END, **codes}
+
     def constrain(self, params: SamplingParams) -> SamplingParams:
         """Return `params` limited to codes and the end marker, stopping at the latter."""
         return replace(params, allowed_token_ids=self.allowed_token_ids, stop_token_ids=self.stop_token_ids)
 
-    def _render(self, text: str, voice_text: str | None, voice_codes: Codes) -> tuple[Ids, tuple[str, ...]]:
+    def _render(self, text: str, before: str | None, voice_codes: Codes) -> tuple[Ids, tuple[str, ...]]:
         ids, dropped = self.text_ids(text)
         if not ids or not text.strip():
             raise InputError(
                 f"Building a prompt: nothing in the text {text[:40]!r} is known to the tokenizer. "
                 "Give text that can be spoken."
             )
-        if voice_text is not None:  # read in one go, because tokens may reach across the separator
-            ids, dropped = self.text_ids(voice_text + self.separator + text)
+        if before is not None:  # read in one go, because tokens may reach across the separator
+            ids, dropped = self.text_ids(before + text)
         return [*self._head, *ids, *self._tail, *self.ids(voice_codes)], dropped
 
     def _plainer_ids(self, piece: str) -> Ids:
@@ -338,10 +347,13 @@ def _render_chat(folder: Path) -> str:
 def _chat_template(folder: Path) -> str:
     file = folder / "chat_template.jinja"
     template = file.read_text("utf-8") if file.is_file() else _config(folder).get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named: Any = template  # pyright: ignore[reportUnknownVariableType]
+        template = next((one.get("template") for one in named if one.get("name") == "default"), None)
     if not isinstance(template, str):
         raise BundleError(
             f"Reading the chat template of {folder}: tokenizer_config.json has none. "
-            "Use the tokenizer that came with the model, or the family llasa-plain."
+            "Use the tokenizer that came with the model; a bundle.toml may choose the family llasa-plain."
         )
     return template
 

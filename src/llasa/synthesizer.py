@@ -23,6 +23,7 @@ from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import HELD_OUT, Recipe, build_search, read_recipe, with_witness
 from llasa.search import Job, Means, Progress, Ranking, Search
 from llasa.spoken import Spoken, concatenated, voiced
+from llasa.text.reading import is_unspaced
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
 from llasa.voice import load as load_voice
@@ -86,7 +87,7 @@ class Synthesizer:
         voice: VoiceLike | None = None,
         seed: int = 0,
         effort: int | Effort = 1,
-        language: str = "en",
+        language: str | None = None,
         **sampling: object,
     ) -> Audio:
         """Return a text as speech; the pieces of `stream`, joined.
@@ -96,7 +97,8 @@ class Synthesizer:
             voice: a name, a `Voice` or the path of a voice file; the bundle's default voice if None.
             seed: any integer.
             effort: candidates a segment; the judge's best is kept. 1: the first is taken, unjudged.
-            language: of the text, a code such as "en" or "zh".
+            language: of the text, a code such as "en" or "zh"; if None English, or, where the model reads
+                other scripts, as the text's letters suggest.
             sampling: such as `temperature=0.6`.
 
         Raises:
@@ -115,7 +117,7 @@ class Synthesizer:
         voice: VoiceLike | None = None,
         seed: int = 0,
         effort: int | Effort = 1,
-        language: str = "en",
+        language: str | None = None,
         **sampling: object,
     ) -> Iterator[Audio]:
         """Return an iterator over the speech of a text, segment by segment, with the pauses between.
@@ -131,7 +133,7 @@ class Synthesizer:
         voice: VoiceLike | None = None,
         seed: int = 0,
         effort: int | Effort = 1,
-        language: str = "en",
+        language: str | None = None,
         **sampling: object,
     ) -> Iterator[Spoken]:
         """Return an iterator over the segments of a text, said, with all that is known of each.
@@ -139,6 +141,7 @@ class Synthesizer:
         A segment that loops, runs into the limit or stays empty is given like any other: see
         `Spoken.warnings`. Arguments and errors as for `stream`.
         """
+        language = language or self.bundle.language(text)
         segments, speaker = segment(text, language=language), self.voice(voice)
         chosen = self._usual(effort) if isinstance(effort, int) and effort != 1 else effort
         if isinstance(chosen, Effort) and chosen.temperature is not None:
@@ -215,6 +218,9 @@ class Synthesizer:
             "bundle": self.bundle.name,
             "codec": self.bundle.codec.name,
             "voice": voice.name if voice else None,
+            "language": first.candidate.utterance.language,
+            "engine": self.bundle.engine.name,
+            "dtype": getattr(self.bundle.engine, "dtype", None),
             "sampling": {key: getattr(first.params, key) for key in ("seed", *Sampling.model_fields)},
             "search": type(effort.search).__name__,
             "recipe": effort.recipe.model_dump(exclude_none=True) if effort.recipe else None,
@@ -229,7 +235,7 @@ class Synthesizer:
         voice: VoiceLike | None = None,
         n: int = 1,
         seed: int = 0,
-        language: str = "en",
+        language: str | None = None,
         **sampling: object,
     ) -> list[Candidate]:
         """Return `n` attempts at saying a text in one go; candidate i does not depend on `n`.
@@ -241,7 +247,9 @@ class Synthesizer:
         Returns:
             Candidates in order, with `audio` where there are codes. Other arguments and errors as for `say`.
         """
-        job = self._job(Utterance("0", text, self.voice(voice), language), n, seed, sampling)
+        job = self._job(
+            Utterance("0", text, self.voice(voice), language or self.bundle.language(text)), n, seed, sampling
+        )
         return self._heard(job, self._submit(job).result())
 
     def means(self, judge: Judge) -> Means:
@@ -253,11 +261,13 @@ class Synthesizer:
         text: str,
         voice: VoiceLike | None = None,
         seed: int = 0,
-        language: str = "en",
+        language: str | None = None,
         **sampling: object,
     ) -> Job:
         """Return one utterance made ready for a search strategy; arguments and errors as for `candidates`."""
-        return self._job(Utterance("0", text, self.voice(voice), language), 1, seed, sampling)
+        return self._job(
+            Utterance("0", text, self.voice(voice), language or self.bundle.language(text)), 1, seed, sampling
+        )
 
     def voice(self, voice: VoiceLike | None) -> Voice | None:
         """Return the voice to speak with, checked against the codec; None if the bundle has no default.
@@ -265,9 +275,11 @@ class Synthesizer:
         Raises:
             ConfigError: no such voice. BundleError: a damaged file, or codes of another codec.
         """
-        chosen = self.bundle.default_voice if voice is None else voice
-        if chosen is None:
+        if voice is None and self.bundle.default_voice is None:
             return None
+        # A voice of the user's may have the default's name, and another codec.
+        own = self.bundle.folder / "voices" / f"{self.bundle.default_voice}.safetensors"
+        chosen = own if voice is None else voice
         if not isinstance(chosen, Voice):
             chosen = load_voice(chosen) if _is_path(chosen) else self.bundle.voices.get(fspath(chosen))
         check_codec(chosen, self.bundle.codec)
@@ -277,7 +289,8 @@ class Synthesizer:
         text, voice = utterance.text, utterance.voice
         form = self.bundle.form(text, utterance.language)
         reference = replace(voice, text=self.bundle.form(voice.text).text) if voice else None
-        prompt = self.bundle.prompt.render(form.text, reference)
+        separator = "" if is_unspaced(utterance.language) else None
+        prompt = self.bundle.prompt.render(form.text, reference, separator)
         expected_s = START_S + form.weight / CHARACTERS_PER_S
         params = replace(self._params(text, expected_s, len(prompt), sampling), n=n, seed=seed)
         dropped = (*form.dropped, *self.bundle.prompt.text_ids(form.text)[1])

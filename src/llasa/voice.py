@@ -88,7 +88,7 @@ def _too_short(name: str, found: str) -> InputError:
 
 def check_codec(voice: Voice, codec: Codec) -> None:
     """Raise BundleError unless the voice's codes were made by this very codec and lie in its codebook."""
-    again = f"Make it again: llasa voice add {voice.name} RECORDING --text '...'"
+    again = f"Make it again for this --bundle: llasa voice add {voice.name} RECORDING --text '...'"
     if voice.codec != codec.name:
         found = f"was made with codec '{voice.codec}', this bundle uses '{codec.name}'"
         raise BundleError(f"Voice '{voice.name}' {found}. {again}")

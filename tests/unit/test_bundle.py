@@ -97,7 +97,7 @@ def test_bad_descriptions_are_refused(broken_bundle: Path, old: str, new: str, s
 @pytest.mark.parametrize("name", ["nowhere", "."])
 def test_no_bundle(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BundleError, match=r"there is no (such folder|bundle.toml)\. Name a bundle folder"):
+    with pytest.raises(BundleError, match=r"there is no (such folder|bundle.toml nor config.json)"):
         load_bundle(name)
 
 

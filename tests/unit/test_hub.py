@@ -1,13 +1,12 @@
 """Models by Hub id: fetched once from a small Hub on loopback, compared with its hashes."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from llasa.errors import BundleError
+from llasa.errors import BundleError, ConfigError
 from llasa.hub import Access, check, located
 from tests.hub import COMMIT, Hub, serving
 
@@ -42,7 +41,7 @@ def test_a_model_is_fetched_once_without_pickles_and_code(hub: Hub) -> None:
     folder = located(NAME, Access())
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert names == ["config.json", "model.safetensors", "voices/ada.safetensors"]
-    check(folder)
+    assert check(folder) == 3
     hub.asked.clear()
     assert located(NAME, Access()) == folder
     assert not [path for path in hub.asked if "/resolve/" in path]
@@ -103,6 +102,7 @@ def test_a_folder_comes_before_the_hub(hub: Hub, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir(parents=True)
     assert located(NAME, Access()) == Path(NAME)
-    assert located(tmp_path, replace(Access(), revision="bad")) == tmp_path
-    check(tmp_path)
+    assert check(tmp_path) == 0
+    with pytest.raises(ConfigError, match="found revision 'bad', but it is a folder"):
+        located(tmp_path, Access(revision="bad"))
     assert hub.asked == []

@@ -61,3 +61,14 @@ def test_a_file_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     file = export_gguf(STARTER / "lm", tmp_path / "starter.gguf", "f16")
     with pytest.raises(BundleError, match=r"expected a model of 99999 ids.*llasa export gguf"):
         load_engine(f"gguf:{file}", Model(STARTER / "lm", 99_999, 640))
+
+
+def test_a_file_of_another_model_is_told_by_its_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    from llasa.export.gguf import export_gguf
+    from tests.published import build_llasa
+
+    other = build_llasa(tmp_path / "other", vocab="small")
+    file = export_gguf(other, tmp_path / "other.gguf", "f16")
+    with pytest.raises(BundleError, match="SPEECH_GENERATION_END"):
+        _ = llasa.load(engine=f"gguf:{file}").bundle.engine

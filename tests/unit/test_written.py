@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llasa.errors import InputError
 from llasa.text.segment import PARAGRAPH_S, SENTENCE_S, segment
-from llasa.text.written import tidy
+from llasa.text.written import likely_language, tidy
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,10 @@ from llasa.text.written import tidy
         ("\uff28\uff49\u3000there", "Hi there"),
         ("Gr\u00f6\u00dfe: 3,5 m\u00b2.", "Gr\u00f6\u00dfe: 3,5 m\u00b2."),
         ("Gro\u0308\u00dfe", "Gr\u00f6\u00dfe"),
+        ("3~5\u5929, 10^6, 4*4, 1#2 and C#", "3~5\u5929, 10^6, 4*4, 1#2 and C"),
+        ('He said"yes"now', "He said yes now"),
+        ("Done\u2705Next", "Done Next"),
+        ("25\u2103, 100\u33a1", "25\u00b0C, 100m2"),
         ("line\none\ttab", "line one tab"),
         ("**bold** `code` # title", "bold code title"),
         (
@@ -43,6 +47,21 @@ def test_nothing_to_say_is_refused(text: str) -> None:
 def test_a_syllable_or_digit_weighs_like_several_letters() -> None:
     assert tidy("\u4f60\u597d").weight == tidy("ab cd ef").weight == 8
     assert tidy("1999").weight == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Hello, world", "en"),
+        ("Gr\u00fc\u00df Gott", "en"),
+        ("\u4f60\u597d\u4e16\u754c OK", "zh"),
+        ("\u3053\u3093\u306b\u3061\u306f\u4e16\u754c", "ja"),
+        ("\u041f\u0440\u0438\u0432\u0435\u0442", "und"),
+        ("123", "en"),
+    ],
+)
+def test_how_to_cut_a_text_is_seen_from_its_letters(text: str, language: str) -> None:
+    assert likely_language(text) == language
 
 
 @given(st.text())

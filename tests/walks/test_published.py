@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from tests.contracts.test_codec import tiny_neucodec
 from tests.hub import Hub, serving
 from tests.published import build_llasa, build_xcodec2
 from tests.unit.test_hub import redirect
+from tests.unit.test_whisper import save_tiny_whisper
 
 Run = Callable[..., Ran]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,25 @@ def test_a_voice_is_cloned_and_belongs_to_its_codec(model: Path, codec: Path, tm
         speaker.say("Hello.", foreign)
 
 
+def test_a_judge_with_whisper_searches_and_hears_back(model: Path, codec: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pocketsphinx", reason="the extra 'eval' is not installed")
+    save_tiny_whisper(tmp_path / "whisper")
+    recipe = tmp_path / "judge.toml"
+    text = (ROOT / "recipes" / "search" / "whisper.toml").read_text(encoding="utf-8")
+    recipe.write_text(text.replace("openai/whisper-base.en", str(tmp_path / "whisper")), encoding="utf-8")
+    speaker = llasa.load(model, codec=codec)
+    with pytest.raises(ConfigError, match="no judge of its own"):
+        speaker.say("Hello there.", effort=2)
+    effort = speaker.effort(3, speaker.recipe(recipe))
+    spoken = list(speaker.speak("Hello there.", effort=effort, min_tokens=20, max_tokens=20))
+    assert spoken[0].ranking is not None and len(spoken[0].ranking.judged) == 3
+    # Noise never ends by itself, so nothing was heard; as if it had:
+    ended = replace(spoken[0].candidate, finish="stop")
+    [judged] = effort.judge.judge([ended], held_out=True)
+    assert judged.status == "scored" and judged.score is not None
+    assert {"wer.value", "nll.value", "second.value"} <= judged.score.measures.keys()
+
+
 def test_a_hub_id_is_fetched_with_its_codec(
     model: Path, codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +151,12 @@ BROKEN: dict[str, tuple[str, Callable[[dict], object], str]] = {
     "a code is missing": ("tokenizer.json", without("<|s_65535|>"), "65535 codes.*found 65536"),
     "a code in the middle": ("tokenizer.json", without("<|s_700|>"), "65535 codes.*found 65536"),
     "codes out of order": ("tokenizer.json", swapped, "contiguous|s_7"),
+    "no chat template": (
+        "tokenizer_config.json",
+        lambda c: c.pop("chat_template"),
+        "chat template.*has none",
+    ),
+    "no length": ("config.json", lambda c: c.update(max_position_embeddings=None), "found None"),
     "no speech tokens": ("tokenizer.json", lambda c: c.update(added_tokens=[]), "no speech tokens"),
 }
 
@@ -159,8 +187,29 @@ def test_damaged_weights_are_refused(broken: Path, codec: Path, damage: str) -> 
     else:
         content[12] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(BundleError, match=r"broken.*again"):
+    with pytest.raises(
+        BundleError, match=r"Loading the language model in .*(header|incomplete|Header|fully)"
+    ):
         llasa.load(broken, codec=codec).say("Hello.")
+
+
+def test_weights_left_over_are_refused(broken: Path, codec: Path) -> None:
+    rewrite(broken / "config.json", lambda content: content.update(num_hidden_layers=1))
+    with pytest.raises(BundleError, match=r"unexpected model\.layers\.1"):
+        llasa.load(broken, codec=codec).say("Hello.")
+
+
+def test_an_adapter_beside_the_weights_is_refused(broken: Path, codec: Path) -> None:
+    (broken / "adapter_config.json").write_text("{}")
+    with pytest.raises(BundleError, match="a LoRA adapter in it"):
+        llasa.load(broken, codec=codec).say("Hello.")
+
+
+def test_an_index_that_points_elsewhere_is_refused(broken: Path, codec: Path) -> None:
+    index = broken / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"lm_head.weight": "../other/model.safetensors"}}')
+    with pytest.raises(BundleError, match=r"names \.\./other/model\.safetensors, which is not in the folder"):
+        llasa.load(broken, codec=codec)
 
 
 def test_pickled_weights_are_refused_unopened(broken: Path, codec: Path) -> None:
@@ -172,6 +221,20 @@ def test_pickled_weights_are_refused_unopened(broken: Path, codec: Path) -> None
 def test_a_bundle_with_a_codec_takes_no_other(bundle_folder: Path, codec: Path) -> None:
     with pytest.raises(ConfigError, match="has its own"):
         llasa.load(bundle_folder, codec=codec)
+
+
+def test_an_export_with_a_codec_on_this_disk_is_one_sealed_bundle(
+    run: Run, model: Path, codec: Path, tmp_path: Path
+) -> None:
+    made = run("export", "hf", "--bundle", model, "--codec", codec, "-o", tmp_path / "whole", "--json")
+    assert made.code == 0, made.err
+    speaker, before = llasa.load(tmp_path / "whole"), llasa.load(model, codec=codec)
+    assert speaker.bundle.manifest.codec.name == before.bundle.codec.name
+    assert {"codec/model.safetensors", "model.safetensors"} <= speaker.bundle.manifest.files.keys()
+    sounds = [one.say("Hello.", max_tokens=10).samples for one in (speaker, before)]
+    np.testing.assert_array_equal(*sounds)
+    again = run("export", "hf", "--bundle", tmp_path / "whole", "-o", tmp_path / "again")
+    assert again.code == 0 and (tmp_path / "again" / "codec" / "config.json").is_file()
 
 
 def test_from_the_shell(run: Run, model: Path, codec: Path, tmp_path: Path) -> None:

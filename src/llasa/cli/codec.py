@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note
+from llasa.cli.terminal import BundleOption, CodecOption, JsonOption, emit, examples, note
 from llasa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def encode(
     audio: Annotated[Path, typer.Argument(help="wav, flac, ogg or mp3, up to 10 minutes.")],
     output: Output,
     bundle: BundleOption = "starter",
+    codec: CodecOption = None,
     json: JsonOption = False,
 ) -> None:
     """Turn a sound file into codes: a .safetensors or .json file."""
@@ -35,12 +36,12 @@ def encode(
 
     _check_codes_file(output)
     sound = read(audio, max_s=MAX_S)
-    codec = load_bundle(bundle).codec
+    coder = load_bundle(bundle, codec=codec).codec
     began = time.perf_counter()
-    codes = codec.encode([sound])[0]
+    codes = coder.encode([sound])[0]
     elapsed_s = time.perf_counter() - began
-    replace_file(output, _packed(codes, codec.name, output.suffix))
-    _tell(output, codec.name, len(codes), sound.duration_s, elapsed_s, json)
+    replace_file(output, _packed(codes, coder.name, output.suffix))
+    _tell(output, coder.name, len(codes), sound.duration_s, elapsed_s, json)
 
 
 @app.command(epilog=examples("llasa codec decode speech.json -o copy.wav"))
@@ -48,6 +49,7 @@ def decode(
     codes: Annotated[Path, typer.Argument(help="A file that 'llasa codec encode' wrote.")],
     output: Output,
     bundle: BundleOption = "starter",
+    codec: CodecOption = None,
     json: JsonOption = False,
 ) -> None:
     """Turn codes back into a sound file: wav, flac, mp3, opus, aac or pcm."""
@@ -56,17 +58,17 @@ def decode(
 
     format = check_output(output)
     row, maker = _unpacked(codes)
-    codec = load_bundle(bundle).codec
-    if maker != codec.name:
+    coder = load_bundle(bundle, codec=codec).codec
+    if maker != coder.name:
         raise ConfigError(
-            f"Decoding '{codes}': it was made with codec '{maker}', this bundle uses '{codec.name}'. "
+            f"Decoding '{codes}': it was made with codec '{maker}', this bundle uses '{coder.name}'. "
             "Name its bundle with --bundle."
         )
     began = time.perf_counter()
-    sound = codec.decode([row])[0]
+    sound = coder.decode([row])[0]
     elapsed_s = time.perf_counter() - began
     write(output, sound, format)
-    _tell(output, codec.name, len(row), sound.duration_s, elapsed_s, json)
+    _tell(output, coder.name, len(row), sound.duration_s, elapsed_s, json)
 
 
 @app.command(epilog=examples("llasa codec convert 'epoch=4-step=1400000.ckpt' -o xcodec2"))

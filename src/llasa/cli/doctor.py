@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llasa.cli.terminal import BundleOption, JsonOption, emit, examples
+from llasa.cli.terminal import BundleOption, CodecOption, JsonOption, emit, examples
 from llasa.errors import LlasaError
 
 if TYPE_CHECKING:
@@ -53,11 +53,12 @@ Section = tuple[str, Sequence[str], Rows]  # heading, columns if they have names
 
 def doctor(
     bundle: BundleOption = "starter",
+    codec: CodecOption = None,
     probe: Annotated[bool, typer.Option(help="Measure speed, for about four seconds.")] = True,
     json: JsonOption = False,
 ) -> None:
     """Show what is installed and where, check the bundle's files, and measure what this machine can run."""
-    whole, report, problem = _bundle(bundle)
+    whole, report, problem = _bundle(bundle, codec)
     found: dict[str, Any] = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": {name: _version(name) for name in PACKAGES},
@@ -132,12 +133,12 @@ def _extras() -> dict[str, dict[str, object]]:
     }
 
 
-def _bundle(name: str) -> "tuple[Bundle | None, dict[str, Any], LlasaError | None]":
+def _bundle(name: str, codec: str | None) -> "tuple[Bundle | None, dict[str, Any], LlasaError | None]":
     """Return the bundle, what is known of it, and what is wrong with it."""
     from llasa.bundle import load_bundle
 
     try:
-        bundle = load_bundle(name)
+        bundle = load_bundle(name, codec=codec)
         report = _described(bundle)
     except LlasaError as error:
         return None, {"name": name, "whole": False, "problem": str(error)}, error
@@ -145,11 +146,12 @@ def _bundle(name: str) -> "tuple[Bundle | None, dict[str, Any], LlasaError | Non
 
 
 def _described(bundle: "Bundle") -> dict[str, Any]:
+    from llasa.hub import check
+
     manifest = bundle.manifest
     sealed = [bundle.folder / path for path in manifest.files]
     files = sealed or [path for path in bundle.folder.rglob("*") if path.is_file()]
-    fetched = "snapshots" in bundle.folder.parts
-    hashes = "bundle.toml" if sealed else "the Hub" if fetched else None
+    hashes = "bundle.toml" if sealed else "the Hub" if check(bundle.folder) else None
     return {
         "name": bundle.name,
         "whole": True,

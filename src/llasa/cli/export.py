@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note
+from llasa.cli.terminal import BundleOption, CodecOption, JsonOption, emit, examples, note
 from llasa.errors import ConfigError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ GGUF_EPILOG = "\n\n".join(
 def hf(
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
     bundle: BundleOption = "starter",
+    codec: CodecOption = None,
     repo: Annotated[
         str | None, typer.Option(help="Its id on the Hub, OWNER/NAME, for card and upload.")
     ] = None,
@@ -67,7 +68,7 @@ def hf(
     from llasa.export.hf import Changes, export_hf
 
     changes = Changes(repo, name, lm, adapter, license, base_model)
-    made = export_hf(load_bundle(bundle), output, changes, parts, force)
+    made = export_hf(load_bundle(bundle, codec=codec), output, changes, parts, force)
     upload = shlex.join(("hf", "upload", made.repo, str(made.folder)))
     if json:
         return emit({"folder": made.folder, "files": made.files, "bytes": made.size, "upload": upload})
@@ -108,10 +109,10 @@ def gguf(
 def _language_model(bundle: str) -> Path:
     """Return the folder of a bundle's language model, or of one that stands alone: no codec is needed."""
     from llasa.bundle import MANIFEST, load_bundle
-    from llasa.hub import Access, located
+    from llasa.hub import fetched
 
     if bundle != "starter":
-        folder = located(bundle, Access())
+        folder = fetched(bundle)
         if (folder / "config.json").is_file() and not (folder / MANIFEST).is_file():
             return folder
     found = load_bundle(bundle)

@@ -19,11 +19,12 @@ DtypeOption = Annotated[
     str | None,
     typer.Option(help="Numbers of the native engine: bfloat16, float32, int8, or auto: the fastest."),
 ]
-CodecOption = Annotated[str | None, typer.Option(help="For a model without one: a codec's folder or Hub id.")]
 AdapterOption = Annotated[
     str | None, typer.Option(help="Speak with a LoRA: a folder or Hub id; of a server, its name there.")
 ]
-LanguageOption = Annotated[str, typer.Option(help="Of the text, such as en or zh, if the model reads it.")]
+LanguageOption = Annotated[
+    str | None, typer.Option(help="Of the text, such as en or zh, if the model reads it.")
+]
 
 
 @dataclass(frozen=True)

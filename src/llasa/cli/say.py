@@ -25,8 +25,8 @@ from llasa.cli.effort import (
     shown,
     tell_receipt,
 )
-from llasa.cli.model import AdapterOption, Chosen, CodecOption, DtypeOption, EngineOption, LanguageOption
-from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note, tracked
+from llasa.cli.model import AdapterOption, Chosen, DtypeOption, EngineOption, LanguageOption
+from llasa.cli.terminal import BundleOption, CodecOption, JsonOption, emit, examples, note, tracked
 from llasa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def say(
     seed: Annotated[int, typer.Option(help="The same seed gives the same speech.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="Lower is steadier, higher livelier.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Share of the likeliest codes drawn from.")] = None,
-    language: LanguageOption = "en",
+    language: LanguageOption = None,
     bundle: BundleOption = "starter",
     codec: CodecOption = None,
     adapter: AdapterOption = None,
@@ -133,7 +133,7 @@ def _speak(
     seed: int,
     search: "Effort | None",
     repair: bool,
-    language: str,
+    language: str | None,
     sampling: dict[str, Any],
 ) -> "tuple[list[Spoken], list[dict[str, object]]]":
     """Return the segments, said, and what was repaired."""
@@ -220,6 +220,9 @@ def _report(
         "real_time_factor": round(elapsed_s / audio.duration_s, 4),
         "bundle": bundle.name,
         "codec": bundle.codec.name,
+        "engine": bundle.engine.name,
+        "dtype": getattr(bundle.engine, "dtype", None),
+        "language": first.candidate.utterance.language,
         "voice": voice.name if voice else None,
         "seed": first.params.seed,
         "sampling": {key: drawn[key] for key in Sampling.model_fields},

@@ -9,6 +9,7 @@ from typing import Annotated, Protocol, TypeVar
 import typer
 
 BundleOption = Annotated[str, typer.Option(help="'starter' (inside the package), a folder, or a Hub id.")]
+CodecOption = Annotated[str | None, typer.Option(help="For a model without one: a codec's folder or Hub id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 

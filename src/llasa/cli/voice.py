@@ -1,11 +1,12 @@
 """`llasa voice`: recordings to voices, kept under a name."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llasa.cli.terminal import BundleOption, JsonOption, emit, examples, note
+from llasa.cli.terminal import BundleOption, CodecOption, JsonOption, emit, examples, note
 from llasa.errors import BundleError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add(
     consent: Annotated[str, typer.Option(help="The speaker's consent, in words.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a voice of that name.")] = False,
     bundle: BundleOption = "starter",
+    codec: CodecOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a voice from a recording and what is said in it."""
@@ -38,23 +40,25 @@ def add(
     from llasa.bundle import load_bundle
     from llasa.voice import MAX_S, MIN_S, create
 
-    opened = load_bundle(bundle)
+    opened = load_bundle(bundle, codec=codec)
     opened.form(text)  # refuses a transcript without words
     recording = read(audio, min_s=MIN_S, max_s=MAX_S)
     made = create(name, recording, text, opened.codec, source, consent)
     path = opened.voices.add(made, overwrite)
     if json:
         return emit(_described(opened, made))
-    note(f"Added voice '{name}', {_seconds(opened, made):.1f} s. Try: llasa say --voice {name} \"Hello.\"")
+    model = "" if bundle == "starter" else f" --bundle {shlex.quote(bundle)}"
+    seconds = f"{_seconds(opened, made):.1f} s"
+    note(f"Added voice '{name}', {seconds}. Try: llasa say \"Hello.\" --voice {name}{model}")
     print(path)
 
 
 @app.command("list", epilog=examples("llasa voice list", "llasa voice list --json"))
-def list_(bundle: BundleOption = "starter", json: JsonOption = False) -> None:
+def list_(bundle: BundleOption = "starter", codec: CodecOption = None, json: JsonOption = False) -> None:
     """List the voices of a bundle and your own."""
     from llasa.bundle import load_bundle
 
-    opened = load_bundle(bundle)
+    opened = load_bundle(bundle, codec=codec)
     rows = [_listed(opened, name) for name in opened.voices.names()]
     if json:
         return emit({"default": opened.default_voice, "voices": rows})
@@ -68,11 +72,13 @@ def list_(bundle: BundleOption = "starter", json: JsonOption = False) -> None:
 
 
 @app.command(epilog=examples("llasa voice show ada"))
-def show(name: Name, bundle: BundleOption = "starter", json: JsonOption = False) -> None:
+def show(
+    name: Name, bundle: BundleOption = "starter", codec: CodecOption = None, json: JsonOption = False
+) -> None:
     """Show all that is known of a voice."""
     from llasa.bundle import load_bundle
 
-    opened = load_bundle(bundle)
+    opened = load_bundle(bundle, codec=codec)
     row = _described(opened, opened.voices.get(name))
     if json:
         return emit(row)

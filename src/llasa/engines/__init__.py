@@ -17,13 +17,15 @@ class Model:
     """What an engine is to run.
 
     folder: the language model in Hugging Face layout. vocab_size: ids lie below it. max_length: prompt and
-    generated ids that it was trained for. device, dtype: where and in what; the engine chooses if None.
-    adapters: LoRA folders by the name that requests give.
+    generated ids that it was trained for. names: of some ids, by which a file of another model is told.
+    device, dtype: where and in what; the engine chooses if None. adapters: LoRA folders by the name that
+    requests give.
     """
 
     folder: Path
     vocab_size: int
     max_length: int
+    names: Mapping[int, str] = field(default_factory=dict[int, str])
     device: str | None = None
     dtype: str | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict[str, Path])

@@ -50,6 +50,7 @@ class NativeEngine(StepLoop):
             ConfigError: max_length or concurrency is not positive.
         """
         self._model = model
+        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         runner = Backbone(model)
         super().__init__(
             runner, max_length=max_length, concurrency=concurrency, name=name, loop_guard=loop_guard
@@ -140,6 +141,7 @@ class NativeEngine(StepLoop):
                 "Add it, or build NativeEngine(model, max_length=...) yourself."
             )
         engine = cls(model, max_length=max_length, concurrency=concurrency, name=Path(folder).name)
+        engine.dtype = runs_in
         try:
             for adapter, place in adapters.items():
                 engine.load_adapter(adapter, place)

@@ -19,11 +19,15 @@ def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
         dtype: what to hold the weights in; as they are if `auto`.
 
     Raises:
-        BundleError: it holds no such model, or weights are missing, misshapen or not finite.
+        BundleError: it holds no such model, or weights are missing, left over, misshapen or not finite.
     """
     doing = f"Loading the language model in {folder}"
     if not (folder / "config.json").is_file():
         raise BundleError(f"{doing}: there is no config.json. Name a folder in Hugging Face layout.")
+    if (folder / "adapter_config.json").is_file():  # transformers would put it on, and say nothing
+        raise BundleError(
+            f"{doing}: there is a LoRA adapter in it. Give it a folder of its own, and --adapter."
+        )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -34,16 +38,17 @@ def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
             ignore_mismatched_sizes=True,  # reported below, with what is missing
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except (
+        OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
+    ) as error:  # fmt: skip
         raise BundleError(
             f"{doing}: {error}. Fetch the folder again, whole and with safetensors weights."
         ) from error
     model, report = loaded
-    lost = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lost:
-        raise BundleError(
-            f"{doing}: {len(lost)} weights are missing or misshapen, first {lost[0]}. Fetch it again."
-        )
+    kinds = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    wrong = [f"{kind[:-5]} {key}" for kind in kinds for key in sorted(map(str, report[kind]))]
+    if wrong:
+        raise BundleError(f"{doing}: {len(wrong)} weights do not fit, first {wrong[0]}. Fetch it again.")
     # One pass of 0.2 s for 1B: weights that were damaged in a place that no header tells of.
     odd = [
         name for name, weight in model.named_parameters() if not weight.sum(dtype=torch.float32).isfinite()

@@ -71,7 +71,7 @@ def export_hf(
     Args:
         output: a new or empty folder; if `force`, also an earlier export, which is replaced.
         parts: `lm` and `codec` come without `bundle.toml`, their files in the folder itself. So does `all` of
-            a published checkpoint, which has none and whose codec is elsewhere.
+            a published checkpoint whose codec is on the Hub; one on this disk is taken in, and all sealed.
 
     Raises:
         ConfigError: the output is in use or cannot be written, or the repository's name is not possible.
@@ -131,9 +131,10 @@ def _write(bundle: Bundle, changes: Changes, parts: Parts, draft: Path, repo: st
     manifest = bundle.manifest
     if changes.name:
         manifest = manifest.model_copy(update={"name": changes.name})
-    sealed = parts == "all" and bool(manifest.files)
+    # A published checkpoint whose codec is on the Hub stays as it is: two folders cannot be sealed as one.
+    sealed = parts == "all" and bool(manifest.files or _codec(bundle))
     if sealed:
-        manifest = seal(draft, _settings(manifest, bundle))
+        manifest = seal(draft, _settings(manifest, bool(_codec(bundle))))
     base_model = changes.base_model or (base_of(*trained, bundle.folder) if trained else None)
     facts, own = training_facts(*(trained or [bundle.folder / manifest.lm.path])), read_card(bundle.folder)
     origin = Origin(repo, bundle.name, parts, changes.new_lm, changes.license, base_model, own, facts)
@@ -147,14 +148,21 @@ def _files(bundle: Bundle, changes: Changes, parts: Parts, scratch: Path) -> dic
     """Return what to copy: name in the new folder -> file."""
     manifest, inside = bundle.manifest, PurePosixPath(bundle.manifest.lm.path)
     whole = {name: bundle.folder / name for name in manifest.files}
+    codec = _codec(bundle)
     if parts == "codec":
-        return _codec(bundle)
+        if not codec:
+            found = f"it is not in the bundle, but in {manifest.codec.source}"
+            raise BundleError(f"Exporting the codec of '{bundle.name}': {found}. Publish it from there.")
+        return codec
     model = _model(bundle.folder / inside, changes, scratch)
-    if parts == "lm" or not whole:
-        rights = _matching(bundle.folder, RIGHTS)
-        return model | {name: path for name, path in rights.items() if not manifest.files or name in whole}
+    rights = _matching(bundle.folder, RIGHTS)
+    rights = {name: path for name, path in rights.items() if not whole or name in whole}
+    if parts == "lm":
+        return model | rights
     rest = {name: path for name, path in whole.items() if not _is_model(PurePosixPath(name), inside)}
-    return rest | {(inside / name).as_posix(): path for name, path in model.items()}
+    placed = {(inside / name).as_posix(): path for name, path in model.items()}
+    taken = {(PurePosixPath(manifest.codec.path) / name).as_posix(): path for name, path in codec.items()}
+    return rest | rights | placed | taken
 
 
 def _is_model(name: PurePosixPath, inside: PurePosixPath) -> bool:
@@ -162,20 +170,15 @@ def _is_model(name: PurePosixPath, inside: PurePosixPath) -> bool:
 
 
 def _codec(bundle: Bundle) -> dict[str, Path]:
-    inside = PurePosixPath(bundle.manifest.codec.path)
-    names = [PurePosixPath(name) for name in bundle.manifest.files]
-    found = {
-        name.relative_to(inside).as_posix(): bundle.folder / name
-        for name in names
-        if name.is_relative_to(inside)
-    }
-    if not found:
-        elsewhere = bundle.manifest.codec.source or "another folder"
-        raise BundleError(
-            f"Exporting the codec of '{bundle.name}': it is not in the bundle, but in {elsewhere}. "
-            "Publish it from there."
-        )
-    return found
+    """Return the files of the codec, none if it is on the Hub."""
+    part, files = bundle.manifest.codec, bundle.manifest.files
+    if part.source is not None:
+        return _matching(Path(part.source), MODEL)
+    if not files:
+        return _matching(bundle.folder / part.path, MODEL)
+    inside = PurePosixPath(part.path)
+    names = [PurePosixPath(name) for name in files if PurePosixPath(name).is_relative_to(inside)]
+    return {name.relative_to(inside).as_posix(): bundle.folder / name for name in names}
 
 
 def _model(own: Path, changes: Changes, scratch: Path) -> dict[str, Path]:
@@ -232,15 +235,11 @@ def _copy(files: dict[str, Path], folder: Path) -> None:
         shutil.copyfile(source, target)  # follows links: the Hub's cache is made of them
 
 
-def _settings(manifest: Manifest, bundle: Bundle) -> dict[str, object]:
-    source = manifest.codec.source
-    if source is not None and (bundle.folder / source).exists():
-        raise BundleError(
-            f"Exporting '{bundle.name}': its codec lies in '{source}', which nobody else has. "
-            "Put the codec into the bundle's folder and seal it again."
-        )
+def _settings(manifest: Manifest, inside: bool) -> dict[str, object]:
+    """Return what the bundle is sealed with. inside: whether its codec is in the folder."""
     settings: dict[str, object] = manifest.model_dump(exclude={"format", "files", "codec"}, exclude_none=True)
-    codec = manifest.codec.model_dump(include={"kind", "path", "source"}, exclude_none=True)
+    kept = {"kind", "path"} if inside else {"kind", "source"}
+    codec = manifest.codec.model_dump(include=kept, exclude_none=True)
     return settings | {"codec": codec}
 
 

@@ -30,18 +30,28 @@ class Normalized:
     dropped: tuple[str, ...]
 
 
+def is_english(language: str) -> bool:
+    """Tell whether a language code, such as "en-GB", is English's."""
+    return language_code(language) == "en"
+
+
+def language_code(language: str) -> str:
+    """Return a language code without region and script."""
+    return re.split("[-_]", language.lower())[0]
+
+
 def normalize(text: str, language: str = "en") -> Normalized:
     """Return the words to say for a text as people write it.
 
     Args:
         text: any text of any length; time is linear in it.
-        language: only "en".
+        language: English's, such as "en" or "en-GB".
 
     Raises:
         ConfigError: the language is not supported.
         InputError: nothing in the text can be said.
     """
-    if language != "en":
+    if not is_english(language):
         raise ConfigError(f"Normalising text: language '{language}' is not supported. Use 'en'.")
     folded = _fold(text)
     words: list[str] = []

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from llasa.errors import ConfigError, InputError
-from llasa.text.normalize import Normalized, normalize
+from llasa.text.normalize import Normalized, language_code, normalize
 from llasa.text.phones import PUNCTUATION, WORD_BREAK, Phonemizer
 
 # Goes into reports: error rates of different versions are not comparable.
@@ -40,13 +40,9 @@ class ReadWord:
     end: int
 
 
-def is_english(language: str) -> bool:
-    """Tell whether a language code, such as "en-GB", is English's."""
-    return _code(language) == "en"
-
-
-def _code(language: str) -> str:
-    return re.split("[-_]", language.lower())[0]
+def is_unspaced(language: str) -> bool:
+    """Tell whether a language is written without spaces between words."""
+    return language_code(language) in UNSPACED
 
 
 def tokens_of(words: Iterable[ReadWord]) -> tuple[str, ...]:
@@ -104,7 +100,7 @@ class Reader:
         return tuple(ReadWord(" ".join(tokens), tokens, m.start(), m.end()) for tokens, m in found)
 
     def _read(self, text: str, unit: Unit, language: str) -> tuple[ReadWord, ...]:
-        code = _code(language)
+        code = language_code(language)
         if code == "en":
             return self._english(text, unit)
         if unit == "phones":
@@ -112,7 +108,7 @@ class Reader:
                 f"Reading a text as phones: language '{language}' has no phonemizer. "
                 "Choose a recogniser that hears words or characters."
             )
-        found = _unspaced(text) if code in UNSPACED else _spaced(text)
+        found = _unspaced(text) if is_unspaced(language) else _spaced(text)
         return tuple(
             ReadWord("".join(signs), ("".join(signs),) if unit == "words" else tuple(signs), start, end)
             for signs, start, end in found

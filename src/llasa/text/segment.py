@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from llasa.errors import ConfigError
-from llasa.text.normalize import Normalized, normalize
-from llasa.text.reading import Reader, ReadWord, is_english
+from llasa.text.normalize import Normalized, is_english, normalize
+from llasa.text.reading import Reader, ReadWord
 
 PARAGRAPH_S, SENTENCE_S, CLAUSE_S = 0.6, 0.3, 0.12
 
@@ -88,13 +88,23 @@ def segment(text: str, max_words: int = 16, language: str = "en") -> list[Segmen
 
 
 def _cut(text: str, lasts: Sequence[tuple[_Token, float]]) -> list[Segment]:
-    borders = [0, *(_border(token) for token, _ in lasts[:-1]), len(text)]
-    segments = []
-    for (start, end), (_, pause_s) in zip(pairwise(borders), lasts, strict=True):
+    borders = [*(_border(token) for token, _ in lasts[:-1]), len(text)]
+    segments, start = [], 0
+    for end, (_, pause_s) in zip(borders, lasts, strict=True):
+        # Signs alone go with what follows them, or at the end with what was before.
+        if not _sayable(text[start:end]) and end < len(text):
+            continue
+        if segments and not _sayable(text[start:end]):
+            start = segments.pop().start
         piece = text[start:end]
-        start += len(piece) - len(piece.lstrip())
-        segments.append(Segment(piece.strip(), start, start + len(piece.strip()), pause_s))
+        place = start + len(piece) - len(piece.lstrip())
+        segments.append(Segment(piece.strip(), place, place + len(piece.strip()), pause_s))
+        start = end
     return segments
+
+
+def _sayable(piece: str) -> bool:
+    return any(map(str.isalnum, piece))
 
 
 def _border(token: _Token) -> int:
