@@ -1,14 +1,17 @@
 """llama.cpp in this process keeps every engine's promises, and draws what transformers would."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from llasa.core import Ids, SamplingParams
@@ -17,6 +20,7 @@ from llasa.engines.native import NativeEngine
 from llasa.errors import BundleError, ConfigError, EngineError, MissingExtra
 from tests.contracts.test_engine import PARAMS, PROMPTS, STOP, EngineContract
 from tests.published import build_llasa
+from tests.servers import VOCAB, Fields, Handler, serving, vllm
 
 pytest.importorskip("gguf", reason="the extra 'gguf' is not installed")
 pytest.importorskip("llama_cpp", reason="the extra 'gguf' is not installed")
@@ -174,6 +178,21 @@ def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
         GgufEngine.load(tmp_path)
 
 
+def test_a_file_of_another_model_is_told_by_names(folder: Path, file: Path) -> None:
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    names = {token_id: own.id_to_token(token_id) for token_id in (0, 255, 300, 583)}
+    GgufEngine.load(file, concurrency=1, threads=1, names=names).close()
+    for token_id, found in ((300, f"expected 'other' as id 300, found '{re.escape(names[300])}'"),
+                            (584, "expected 'other' as id 584, found a vocabulary of 584 ids")):  # fmt: skip
+        with pytest.raises(BundleError, match=f"tiny.gguf: {found}"):
+            GgufEngine.load(file, concurrency=1, threads=1, names=names | {token_id: "other"})
+
+
+def test_no_room_names_the_file(file: Path) -> None:
+    with pytest.raises(EngineError, match=r"Loading .*tiny\.gguf: llama\.cpp made no room"):
+        GgufEngine.load(file, max_length=131_072, concurrency=200, threads=1)
+
+
 def test_missing_package(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(MissingExtra, match=r"tiny.gguf needs .* 'llama_cpp'.* 'llasa\[gguf\]'"):
@@ -198,3 +217,26 @@ print(len(engine.submit([1, 2], P(max_tokens=3, min_tokens=3)).result()[0].ids))
     quiet = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=quiet)
     assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
+def stalling(handler: Handler, fields: Fields | None) -> None:
+    if fields is None or fields["stop_token_ids"]:
+        vllm(handler, fields)
+    else:
+        handler.begin()
+        handler.event({"choices": [{"index": 0, "token_ids": [20]}]})
+        time.sleep(20)
+
+
+def test_a_program_ends_at_once_with_a_request_at_a_server() -> None:
+    with serving(stalling) as served:
+        program = f"""
+from llasa.core import SamplingParams as P
+from llasa.engines.remote import RemoteEngine
+engine = RemoteEngine({served.url!r}, "tiny", vocab_size={VOCAB})
+{IN_FLIGHT}
+import time
+print(time.time())
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "") and time.time() - float(done.stdout) < 5

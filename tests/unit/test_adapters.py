@@ -19,7 +19,7 @@ from llasa.engines.backbone import Backbone
 from llasa.engines.base import SupportsAdapters, generate
 from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model
-from llasa.errors import BundleError, ConfigError
+from llasa.errors import BundleError, ConfigError, EngineError
 from tests.causal import GREEDY, llama, prompts, running
 
 SETTINGS = {
@@ -236,7 +236,14 @@ BAD = {
     "invented": ({}, {"use_tomorrow": 3}, "use_tomorrow 3"),
     "rank": ({}, {"r": 8}, r"down_proj\.lora_A\.weight' has rank 4, expected 8"),
     "alpha": ({}, {"lora_alpha": "eight"}, "alpha_pattern or lora_alpha is damaged"),
-    "pattern": ({}, {"rank_pattern": {"(": 3}}, "rank_pattern or r is damaged"),
+    "pattern": ({}, {"rank_pattern": {r"([\w.]+)+!": 4}}, r"found '\(\[.*in rank_pattern.*export hf"),
+    "patterns": ({}, {"rank_pattern": "x"}, "rank_pattern or r is damaged"),
+    "not finite": (
+        {f"{TOP}.model.layers.0.self_attn.q_proj.lora_A.weight": torch.full((4, 32), torch.nan)},
+        {},
+        r"q_proj\.lora_A\.weight.*not finite",
+    ),
+    "alpha not finite": ({}, {"lora_alpha": float("inf")}, r"lora_B\.weight.*lora_alpha inf.*not finite"),
     "half": ({f"{TOP}.model.norm.lora_A.weight": ZEROS(4, 32)}, {}, r"lora_B\.weight' is missing"),
     "target": ({}, {"target_modules": ["q_proj", "v_proj"]}, "target_modules names 'v_proj'"),
     "other layer": (
@@ -271,6 +278,19 @@ def test_an_engine_whose_adapter_is_refused_does_not_go_on(folders: dict[str, Pa
         adapters = {"a": folders["a"], "x": write_settings(tmp_path)}
         NativeEngine.load(folders["base"], "cpu", "float32", adapters=adapters)
     assert f"llasa-{folders['base'].name}" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_engine_does_not_go_on_after_any_failure(folders: dict[str, Path]) -> None:
+    with pytest.raises(TypeError):
+        NativeEngine.load(folders["base"], "cpu", "float32", adapters={"a": None})  # pyright: ignore
+    assert f"llasa-{folders['base'].name}" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_closed_engine_takes_no_adapter(folders: dict[str, Path]) -> None:
+    engine = loaded(folders["base"])
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.load_adapter("a", folders["a"])
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import NeuCodecConfig, NeuCodecModel, Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
 
 from llasa.codec import unpickle
-from llasa.codec.convert import convert, known_clip
+from llasa.codec.convert import _put, convert, known_clip
 from llasa.codec.xcodec2 import Xcodec2Codec
 from llasa.core import Audio
 from llasa.errors import BundleError, ConfigError
@@ -57,6 +58,7 @@ BACK: tuple[tuple[str, str | Callable[[re.Match], str]], ...] = (
     (r"\.self_attn\.o_proj(?=.*$)", ".att.c_proj"),
 )
 SCHEMES = ("training", "hub", "pip")
+EMBED = "generator.backbone.embed.weight"
 BETA = "CodecEnc.conv_blocks.1.block.0.block.0.act.beta"
 
 
@@ -224,6 +226,24 @@ CHANGES: dict[str, tuple[Callable[[Tensors], object], list[str]]] = {
         lambda t: t["fc_prior.bias"].fill_(torch.nan),
         ["NaN or infinity in fc_encoder.bias"],
     ),
+    "a layer that only a name has": (
+        lambda t: t.update({"generator.backbone.transformers.99999999999.att_norm.weight": torch.ones(2)}),
+        ["numbered up to 99999999999"],
+    ),
+    "whole numbers": (lambda t: t.update({"fc_prior.bias": torch.ones(160).int()}), ["torch.int32"]),
+    "complex numbers": (lambda t: t.update({"fc_prior.bias": torch.ones(160) * 1j}), ["torch.complex64"]),
+    "a scalar": (
+        lambda t: t.update({"generator.quantizer.project_in.weight": torch.tensor(1.0)}),
+        ["Converting"],
+    ),
+    "a scalar of attention": (
+        lambda t: t.update({"generator.backbone.transformers.0.att.c_attn.weight": torch.tensor(1.0)}),
+        ["Converting"],
+    ),
+    "a width without heads": (
+        lambda t: t.update({EMBED: t[EMBED][:40].clone()}),
+        ["Converting"],
+    ),
     "another model": (
         lambda t: (t.clear(), t.update({"lm_head.weight": torch.ones(2)})),
         ["found no tensor 'generator.*'"],
@@ -281,13 +301,84 @@ def test_tensors_of_the_older_file_format_are_read(tmp_path: Path) -> None:
     assert unpickle.tensors(str(tmp_path / "old.pt"))["a"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("change", [{"quantization_levels": [-4] * 8}, {"num_attention_heads": 0}], ids=str)
+def test_an_impossible_native_configuration_is_refused(
+    model: Xcodec2Model, tmp_path: Path, change: dict[str, object]
+) -> None:
+    model.save_pretrained(tmp_path / "source")
+    config = tmp_path / "source" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(BundleError, match=f"'{tmp_path / 'source'}': found"):
+        convert(tmp_path / "source", tmp_path / "native")
+
+
+def repacked(path: Path, compression: int) -> None:
+    with zipfile.ZipFile(path) as file:
+        content = {record.filename: file.read(record) for record in file.infolist()}
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+
+
+def flipped(path: Path) -> None:
+    content, start = bytearray(path.read_bytes()), torch.arange(3.0).numpy().tobytes()
+    content[content.index(start) + 5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "said"),
+    [
+        ({"a": torch.arange(3.0)}, flipped, "it is damaged: "),
+        ({"a": torch.arange(3.0)}, lambda path: repacked(path, zipfile.ZIP_DEFLATED), "it is damaged: "),
+        ({"a": torch.ones(1).expand(10**12)}, lambda path: None, r"a claims \[1000000000000\], but 4 bytes"),
+        ([torch.ones(1)], lambda path: None, "it holds a list, no tensors by name"),
+    ],
+    ids=["flipped", "compressed", "strides", "list"],
+)
+def test_what_no_training_run_wrote_is_refused(
+    tmp_path: Path, content: object, change: Callable[[Path], None], said: str
+) -> None:
+    torch.save(content, tmp_path / "a.ckpt")
+    change(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=said):
+        unpickle.tensors(str(tmp_path / "a.ckpt"))
+
+
+def test_a_child_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
+    torch.save({"a": Runs(os.system, "true")}, tmp_path / "a.ckpt")
+    with pytest.raises(
+        BundleError, match=r"its own failed: it names \w+\.system, which could run\. Download"
+    ):
+        convert(tmp_path / "a.ckpt", tmp_path / "native")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells how much memory is used")
+def test_a_child_has_limited_memory(tmp_path: Path) -> None:
+    # A row that is stored once and asked for often: each copy is as large as the file.
+    row = torch.zeros(1 << 24)
+    torch.save({str(i): row for i in range(200)}, tmp_path / "a.ckpt")
+    with pytest.raises(BundleError, match=r"(?i)memory"):
+        convert(tmp_path / "a.ckpt", tmp_path / "native")
+
+
+def test_shared_tensors_are_written_apart(tmp_path: Path) -> None:
+    row = torch.arange(6.0)
+    torch.save({"a": row, "b": row, "c": row[2:4]}, tmp_path / "a.ckpt")
+    found = unpickle.tensors(str(tmp_path / "a.ckpt"))
+    save_file(found, tmp_path / "a.safetensors")
+    assert load_file(tmp_path / "a.safetensors")["c"].tolist() == [2, 3]
+
+
 @pytest.mark.parametrize("name", ["text.ckpt", "text.safetensors", "absent.ckpt", "empty"])
 def test_damaged_or_missing_sources_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     for text in ("text.ckpt", "text.safetensors"):
         (tmp_path / text).write_text("not a checkpoint")
-    with pytest.raises(BundleError, match=f"Converting '.*{name}'"):
+    with pytest.raises(BundleError, match=f"Converting '.*{name}'") as refusal:
         convert(tmp_path / name, tmp_path / "native")
+    assert ("there is no such file" in str(refusal.value)) == (name == "absent.ckpt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "text.ckpt", "text.safetensors"]
 
 
@@ -301,11 +392,29 @@ def test_results_are_replaced_only_when_asked_and_only_results(model: Xcodec2Mod
     assert (output / "config.json").stat().st_ino == before
     convert(source, output, force=True)
     assert (output / "config.json").stat().st_ino != before
+    modes = {path.stat().st_mode for path in output.iterdir()}
+    assert modes == {(output / "config.json").stat().st_mode}
     (output / "notes.txt").write_text("mine")
-    for bad in (output, source, tmp_path / "no" / "where"):
+    other, link = tmp_path / "other", tmp_path / "link"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    link.symlink_to(tmp_path / "nothing")
+    for bad in (output, source, tmp_path / "no" / "where", other, link):
         with pytest.raises(ConfigError, match="Converting"):
             convert(source, bad, force=True)
-    assert (output / "notes.txt").read_text() == "mine"
+    assert (
+        (output / "notes.txt").read_text() == "mine" and link.is_symlink() and len(list(other.iterdir())) == 1
+    )
+    (other / "config.json").unlink()
+    convert(source, other, force=True)
+
+
+def test_a_swap_that_fails_leaves_the_old(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("old")
+    with pytest.raises(OSError):
+        _put(tmp_path / "absent", tmp_path / "old", tmp_path / "aside")
+    assert (tmp_path / "old" / "config.json").read_text() == "old"
 
 
 PACKAGE_PYTHON = os.environ.get("LLASA_TEST_XCODEC2_PYTHON")

@@ -122,7 +122,7 @@ def test_word_times_are_read() -> None:
     words = [{"word": " hi", "start": 0.1, "end": 0.25}, {"word": "you", "start": 0.25, "end": 0.5}]
     body = json.dumps({"text": " hi  you ", "words": words}).encode()
     with serving(lambda handler, form: reply(handler, 200, body)) as served:
-        (heard,) = EndpointRecognizer(served.url, "m", words=True).transcribe([clip()])
+        (heard,) = EndpointRecognizer(served.url, "m", words=True).transcribe([clip(0.45)])
     assert served.requests[0][2]["response_format"] == b"verbose_json"
     assert served.requests[0][2]["timestamp_granularities[]"] == b"word"
     assert (heard.text, heard.tokens, heard.spans) == ("hi you", ("hi", "you"), ((0.1, 0.25), (0.25, 0.5)))
@@ -192,11 +192,21 @@ def test_a_server_that_is_down_gives_no_transcript() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ['{"text": "hi"}', '{"text": "hi", "words": [{"word": "hi", "start": NaN, "end": 1}]}']
+    "words",
+    [
+        None,
+        [{"word": "hi", "start": float("nan"), "end": 0.1}],
+        [{"word": "hi", "start": 0.2, "end": 0.1}],
+        [{"word": "hi", "start": -0.1, "end": 0.1}],
+        [{"word": "hi", "start": 0.1, "end": 0.5}],
+        [{"word": " ", "start": 0, "end": 0.1}],
+        [{"word": None, "start": 0, "end": 0.1}],
+    ],
 )
-def test_words_that_were_asked_for_must_come_with_times(answer: str) -> None:
+def test_words_that_were_asked_for_must_come_with_times_in_the_clip(words: object) -> None:
+    answer = json.dumps({"text": "hi", "words": words}).encode()
     with (
-        serving(lambda handler, form: reply(handler, 200, answer.encode())) as served,
+        serving(lambda handler, form: reply(handler, 200, answer)) as served,
         pytest.raises(ScorerError, match="'text' and 'words'"),
     ):
         EndpointRecognizer(served.url, "m", words=True).transcribe([clip()])
@@ -238,7 +248,14 @@ def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"concurrency": 0}, {"key": "a\nb"}, {"model": ""}],
+    [
+        {"timeout_s": 0},
+        {"timeout_s": float("nan")},
+        {"timeout_s": float("inf")},
+        {"concurrency": 0},
+        {"key": "a\nb"},
+        {"model": ""},
+    ],
 )
 def test_wrong_options_are_refused_at_once(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llasa
-from llasa.bundle import Bundle, load_bundle
+from llasa.bundle import Bundle, load_bundle, read_manifest, seal
 from llasa.errors import BundleError, ConfigError
-from llasa.export.card import MARKER
-from llasa.export.hf import Changes, export_hf
+from llasa.export.card import MARKER, training_facts
+from llasa.export.hf import Changes, _settings, _swap, export_hf
 
 TEXT = "the cat sat"
 
@@ -180,13 +180,26 @@ def test_a_published_checkpoint_keeps_its_layout(tiny_bundle: Path, tmp_path: Pa
         export_hf(bundle, tmp_path / "codec", parts="codec")
 
 
-@pytest.mark.parametrize("name", ["lm/optimizer.bin", "voices/.env", "notes/secret.txt", "tool.py", "id_rsa"])
+@pytest.mark.parametrize(
+    "name",
+    ["lm/optimizer.bin", "voices/.env", "notes/my-secret.txt", "tool.py", "id_ecdsa", ".npmrc", "a.so",
+     "a.sh", "client_secret.json", "passwords.txt"],
+)  # fmt: skip
 def test_pickles_code_and_secrets_are_refused(tiny_bundle: Path, tmp_path: Path, name: str):
     bundle = load_bundle(tiny_bundle)
     manifest = bundle.manifest.model_copy(update={"files": {**bundle.manifest.files, name: "0" * 64}})
     with pytest.raises(BundleError, match=r"run code or hold secrets\. Take it out"):
         export_hf(replace(bundle, manifest=manifest), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_only_begin_like_secrets_pass(broken_bundle: Path, tmp_path: Path):
+    shutil.copy(
+        broken_bundle / "voices" / "ada.safetensors", broken_bundle / "voices" / "secretary.safetensors"
+    )
+    seal(broken_bundle, _settings(read_manifest(broken_bundle), True))
+    made = export_hf(load_bundle(broken_bundle), tmp_path / "out")
+    assert "voices/secretary.safetensors" in made.files
 
 
 def test_a_folder_in_use_is_refused(tiny_bundle: Path, tmp_path: Path):
@@ -198,15 +211,103 @@ def test_a_folder_in_use_is_refused(tiny_bundle: Path, tmp_path: Path):
             export_hf(bundle, output, force=force)
     (output / "thesis.txt").unlink()
     export_hf(bundle, output)
-    (output / "stale.json").write_text("{}")
     (output / ".git").mkdir()
+    inode = (output / "README.md").stat().st_ino
     with pytest.raises(
         ConfigError, match=r"an earlier export is there\. Choose a new folder, or use --force"
     ):
         export_hf(bundle, output)
     export_hf(bundle, output, force=True)
-    assert not (output / "stale.json").exists() and (output / ".git").is_dir()
+    assert (output / "README.md").stat().st_ino != inode and (output / ".git").is_dir()
     assert codes(output) == codes(tiny_bundle)
+
+
+@pytest.mark.parametrize("name", ["my-samples/a.txt", "lm/notes.json", "stale.json"])
+def test_only_what_an_export_wrote_is_replaced(tiny_bundle: Path, tmp_path: Path, name: str):
+    bundle, output = load_bundle(tiny_bundle), tmp_path / "out"
+    export_hf(bundle, output)
+    (output / name).parent.mkdir(exist_ok=True)
+    (output / name).write_text("mine")
+    before = files(output)
+    with pytest.raises(ConfigError, match=f"no export wrote {name}. Move"):
+        export_hf(bundle, output, force=True)
+    assert files(output) == before
+
+
+@pytest.mark.parametrize("parts", ["lm", "codec"])
+def test_parts_are_replaced_by_other_parts(tiny_bundle: Path, tmp_path: Path, parts):
+    bundle, output = load_bundle(tiny_bundle), tmp_path / "out"
+    export_hf(bundle, output, parts=parts)
+    export_hf(bundle, output, force=True)
+    assert codes(output) == codes(tiny_bundle)
+    assert files(output) == {*bundle.manifest.files, "bundle.toml", "README.md"}
+
+
+def test_a_swap_that_fails_leaves_the_old(tmp_path: Path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, name in ((old, "a.json"), (new, "a.json"), (new, "b/c.json")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(folder.name)
+    (old / "b" / "c.json" / ".hidden").mkdir(parents=True)  # no file can take its place
+    with pytest.raises(OSError):
+        _swap(new, old, tmp_path / "aside")
+    assert (old / "a.json").read_text() == "old" and files(new) == {"a.json", "b/c.json"}
+
+
+@pytest.mark.parametrize("place", ["bundle", "bundle/out", ".", "grpo", "grpo/out", "../work", ".."])
+def test_an_output_that_touches_a_source_is_refused(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    work = tmp_path / "work"
+    shutil.copytree(tiny_bundle, work / "bundle")
+    lm = trained(tiny_bundle, work / "grpo")
+    monkeypatch.chdir(work)
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match=r"is read or in use\. Choose a new folder"):
+        export_hf(load_bundle(work / "bundle"), Path(place), Changes(lm=lm), force=True)
+    assert files(tmp_path) == before
+
+
+def test_private_settings_are_left_out(broken_bundle: Path, tmp_path: Path):
+    for name in ("config.json", "tokenizer_config.json"):
+        path = broken_bundle / "lm" / name
+        private = {"_name_or_path": "/home/me/run", "auto_map": {"AutoModel": "evil.Model"}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | private | {"part": private}))
+    seal(broken_bundle, _settings(read_manifest(broken_bundle), True))
+    made = export_hf(load_bundle(broken_bundle), tmp_path / "out").folder
+    for name in ("config.json", "tokenizer_config.json"):
+        text = (made / "lm" / name).read_text()
+        assert "/home/me" not in text and "evil" not in text and json.loads(text)["part"] == {}
+    same = "codec/config.json"
+    assert (made / same).read_bytes() == (broken_bundle / same).read_bytes()
+
+
+def test_training_facts_hold_numbers_and_known_words_alone(tmp_path: Path):
+    content = {
+        "steps": 3, "fp16": True, "lr": 1e-5, "optim": "adamw", "peft": {"task_type": "CAUSAL_LM"},
+        "mail": "me@example.com", "hostname": "gpu-7", "apikey": "hf_abc", "model_type": "/home/me",
+        "x@y.z": 5,
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    expected = {"steps": "3", "fp16": "True", "lr": "1e-05", "optim": "adamw", "peft.task_type": "CAUSAL_LM"}
+    assert training_facts(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ({"temperature": 0.0}, "do_sample=False, repetition_penalty=1.0,"),
+        (
+            {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.2},
+            "do_sample=True, temperature=0.6, top_p=0.9, top_k=0, repetition_penalty=1.2,",
+        ),
+    ],
+)
+def test_the_example_draws_as_the_bundle_does(tiny_bundle: Path, tmp_path: Path, sampling, said: str):
+    bundle = published(tiny_bundle, tmp_path / "model")
+    drawn = bundle.manifest.sampling.model_copy(update=sampling)
+    bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"sampling": drawn}))
+    assert said in (export_hf(bundle, tmp_path / "out").folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +334,7 @@ def test_a_model_that_does_not_fit_is_refused(tiny_bundle: Path, tmp_path: Path)
     lm = trained(tiny_bundle, tmp_path / "grpo")
     config = json.loads((lm / "config.json").read_text())
     (lm / "config.json").write_text(json.dumps(config | {"vocab_size": 70}))
-    with pytest.raises(BundleError, match="found 70"):
+    with pytest.raises(BundleError, match=f"(?s)'{tiny_bundle}.*found 70"):
         export_hf(load_bundle(tiny_bundle), tmp_path / "out", Changes(lm=lm))
     assert not (tmp_path / "out").exists()
 

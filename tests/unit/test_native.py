@@ -27,6 +27,7 @@ from llasa.core import Ids, SamplingParams
 from llasa.engines.backbone import widen_attention
 from llasa.engines.base import generate
 from llasa.engines.native import NativeEngine
+from llasa.engines.weights import load_model
 from llasa.errors import BundleError, ConfigError, EngineError
 from tests.causal import ALLOWED, GREEDY, SMALL, STOP, Scripted, llama, prompts, running
 
@@ -282,11 +283,35 @@ def test_misshapen_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     content = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(content | {"intermediate_size": 40}))
-    with pytest.raises(BundleError, match=r"weights are missing or misshapen, first .*mlp"):
+    with pytest.raises(BundleError, match=r"weights do not fit, first .*mlp"):
         NativeEngine.load(tmp_path, device="cpu")
     (tmp_path / "config.json").write_text(json.dumps(content | {"num_attention_heads": "four"}))
     with pytest.raises(BundleError, match="Fetch the folder again"):
         NativeEngine.load(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config.*--dtype int8"),
+        ({"num_attention_heads": 0}, "Fetch the folder again"),
+        ({"hidden_act": "nope"}, "Fetch the folder again"),
+    ],
+)
+def test_odd_settings_are_refused(changes: dict, found: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    content = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | changes))
+    with pytest.raises(BundleError, match=found):
+        load_model(tmp_path, torch.float32)
+
+
+def test_a_checkpoint_does_not_choose_kernels(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    content = json.loads((folder / "config.json").read_text())
+    for name in ("attn_implementation", "_attn_implementation"):
+        (tmp_path / "config.json").write_text(json.dumps(content | {name: "flex_attention"}))
+        assert load_model(tmp_path, torch.float32).config._attn_implementation == "sdpa"
 
 
 def test_unknown_devices_and_dtypes_are_refused(folder: Path) -> None:

@@ -1,15 +1,17 @@
 """The engine behind a server: what is sent, every way a server fails, and that nothing is left running."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from llasa import web
 from llasa.core import SamplingParams
 from llasa.engines.remote import RemoteEngine
 from llasa.errors import BundleError, ConfigError, EngineBusy, EngineError
@@ -100,6 +102,34 @@ def large_answer(handler: Handler, fields: Fields) -> None:
         handler.wfile.write(b"x" * (1 << 20))
 
 
+def dripped_chunk(handler: Handler, fields: Fields) -> None:
+    handler.begin()
+    handler.event({"choices": [{"index": 0, "token_ids": [20]}]})
+    drip(handler, b"5;" + b"a" * 60)
+
+
+def dripped_trailers(handler: Handler, fields: Fields) -> None:
+    handler.begin()
+    handler.event({"choices": [{"index": 0, "token_ids": [20]}]})
+    handler.wfile.write(b"0\r\n")
+    drip(handler, b"a: b\r\n" * 10)
+
+
+def dripped_500(handler: Handler, fields: Fields) -> None:
+    handler.send_response(500)
+    handler.send_header("Content-Length", "4096")
+    handler.end_headers()
+    drip(handler, b"a" * 60)
+
+
+def drip(handler: Handler, data: bytes) -> None:
+    """Send a byte every 50 ms, so that no single read is slow."""
+    for byte in data:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
 def no_http(handler: Handler, fields: Fields) -> None:
     handler.wfile.write(b"SSH-2.0\r\n\r\n")
 
@@ -111,7 +141,7 @@ def status(code: int, **headers: str) -> Post:
 FAILURES: dict[str, tuple[Post, str]] = {
     "500": (status(500), "HTTP 500.*why.*log"),
     "400": (status(400), "HTTP 400"),
-    "401": (status(401), "HTTP 401.*key"),
+    "401": (status(401), "HTTP 401.*LLASA_ENGINE_KEY"),
     "404": (status(404), "HTTP 404.*/v1"),
     "429": (status(429), "HTTP 429.*later"),
     "503": (status(503), "HTTP 503.*later"),
@@ -121,6 +151,9 @@ FAILURES: dict[str, tuple[Post, str]] = {
     "truncated": (truncated, "IncompleteRead"),
     "nothing": (choices(), r"end of the answer, with candidates \[0\] unfinished"),
     "stalling": (stall, r"nothing new for 0\.4 s"),
+    "dripped chunk": (dripped_chunk, r"nothing new for 0\.4 s"),
+    "dripped trailers": (dripped_trailers, r"nothing new for 0\.4 s"),
+    "dripped 500": (dripped_500, r"nothing new for 0\.4 s"),
     "only comments": (only_comments, r"nothing new for 0\.4 s"),
     "no new ids": (empty_news, r"nothing new for 0\.4 s"),
     "no http": (no_http, "BadStatusLine"),
@@ -167,7 +200,11 @@ def test_a_failing_server_is_an_error_that_names_it(failure: str) -> None:
 
 
 LLAMA_FAILURES: dict[str, tuple[Post, str]] = {
-    "ids held back": (events({"tokens": [20], "tokens_predicted": 2}), "1 ids where 2 were drawn"),
+    "ids held back": (events({"tokens": [20], "tokens_predicted": 2}), "1 ids where '2' were drawn"),
+    "key": (
+        events({"tokens": [20], "tokens_predicted": "s3cret" * 900}),
+        r"where '\"\*\*\*.{,200} were drawn",
+    ),
     "no ids": (events({"content": "hi"}), "no token ids"),
     "too few": (events({"tokens": [], "tokens_predicted": 0, "stop": True}), "unfinished"),
     "no log-probabilities": (events({"tokens": [20], "tokens_predicted": 1}), "no 1 log-prob"),
@@ -181,6 +218,57 @@ def test_a_failing_llama_server_is_an_error(failure: str) -> None:
         request = engine.submit([1, 2], replace(PARAMS, n=3, logprobs="log" in failure))
         with pytest.raises(EngineError, match=found):
             request.result()
+
+
+def test_loading_does_not_speak_of_generating() -> None:
+    with (
+        serving(lambda handler, fields: handler.reply(401, b"no")) as served,
+        pytest.raises(EngineError, match=r"Asking .*401.*LLASA_ENGINE_KEY"),
+    ):
+        RemoteEngine(served.url, "tiny", vocab_size=VOCAB)
+
+
+def test_what_a_server_calls_its_models_is_bounded_and_without_the_key() -> None:
+    cards = {"data": [{"id": f"s3cret{i}", "owned_by": "s3cret" * 90} for i in range(900)]}
+    with serving(lambda handler, fields: handler.reply(200, cards)) as served:
+        for name in ("tiny", "s3cret1"):
+            with pytest.raises(ConfigError) as error:
+                RemoteEngine(served.url, name, vocab_size=VOCAB, key="s3cret")
+            assert len(str(error.value)) < 600 and "s3cret" not in str(error.value).replace(f"'{name}'", "")
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """A place where connecting takes for ever: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as kept:
+        for _ in range(4):
+            kept.enter_context(waiting := socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+
+
+def test_connecting_has_a_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "CONNECT_S", 0.3)
+    with black_hole() as url, pytest.raises(EngineError, match=r"no connection within 0\.3 s"):
+        RemoteEngine(url, "tiny", vocab_size=VOCAB)
+
+
+def test_hanging_up_ends_connecting() -> None:
+    with black_hole() as url:
+        call, errors = web.Call(web.Server(url, "Testing")), []
+
+        def ask() -> None:
+            with pytest.raises(OSError) as error:
+                call.ask("GET", "/")
+            errors.append(error.value)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.2)
+        call.hang_up()
+        thread.join(2)
+        assert not thread.is_alive() and len(errors) == 1
 
 
 def test_a_server_that_is_down_is_an_error() -> None:
@@ -284,12 +372,12 @@ def test_a_silent_server_can_be_cancelled_at_once() -> None:
 
 def test_one_candidate_of_several_is_cancelled_alone() -> None:
     with engine_over(vllm) as (engine, served):
-        request = engine.submit([1, 2], replace(LONG, n=2, min_tokens=50, max_tokens=50))
+        request = engine.submit([1, 2], replace(LONG, n=2, min_tokens=500, max_tokens=500))
         next(iter(request))
         request.cancel(1)
-        first, second = request.result()
-        assert (len(first.ids), first.finish, second.finish) == (50, "length", "cancelled")
-        assert served.hung_up == 0 and len(second.ids) < 50
+        first, second = request.result()  # the connection was not closed, or the first would not end so
+        assert (len(first.ids), first.finish, second.finish) == (500, "length", "cancelled")
+        assert len(second.ids) < 500 and len(served.requests) == 2
 
 
 def test_no_more_requests_than_concurrency_run_at_once() -> None:
@@ -306,6 +394,13 @@ def test_no_more_requests_than_concurrency_run_at_once() -> None:
         assert served.now == 3
         free.set()
         assert len(request.result()) == 10
+
+
+def test_no_more_requests_than_the_server_has_slots_are_sent() -> None:
+    with engine_over(llama_server, concurrency=64) as (engine, _):
+        assert engine.concurrency == 4
+    with engine_over(vllm, concurrency=64) as (engine, _):
+        assert engine.concurrency == 64
 
 
 def test_closing_ends_what_is_in_flight_and_leaves_no_thread() -> None:
@@ -346,6 +441,25 @@ def test_another_vocabulary_is_found_before_anything_is_drawn(speak: Speak) -> N
         pass
 
 
+def mute(handler: Handler, fields: Fields | None) -> None:
+    """Speak as older vLLM does, which says no more of stop ids than of ids in a prompt."""
+    if fields and max(fields["prompt"]) >= VOCAB:
+        handler.reply(400, {"error": {"message": "Token id is out of vocabulary"}})
+    elif fields and "seed" not in fields:
+        handler.reply(200, {"choices": []})
+    else:
+        vllm(handler, fields)
+
+
+def test_a_vocabulary_that_is_not_told_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(BundleError, match="refuses id 193799"), engine_over(mute, vocab_size=193800):
+        pass
+    assert not caplog.records
+    with engine_over(mute) as (engine, _):
+        assert "does not tell its vocabulary" in caplog.text
+        assert len(engine.submit([1], PARAMS).result()[0].ids) == 6
+
+
 @pytest.mark.parametrize("speak", [vllm, llama_server])
 def test_rows_beyond_the_vocabulary_are_never_drawn(speak: Speak) -> None:
     params = SamplingParams(temperature=5.0, max_tokens=40, n=10, loop_guard=False)
@@ -355,7 +469,7 @@ def test_rows_beyond_the_vocabulary_are_never_drawn(speak: Speak) -> None:
 
 
 def test_a_model_that_is_not_served_is_refused_with_those_that_are() -> None:
-    with serving(vllm) as served, pytest.raises(ConfigError, match=r"no model 'huge', but 'tiny', 'soft'"):
+    with serving(vllm) as served, pytest.raises(ConfigError, match=r"no model 'huge', but \"'tiny', 'soft'"):
         RemoteEngine(served.url, "huge", vocab_size=VOCAB)
 
 
@@ -373,7 +487,7 @@ MODELS: dict[str, tuple[Any, type[Exception], str]] = {
     "no models": ({"data": None}, ConfigError, "no model 'tiny', but none"),
     "odd models": ({"data": [3, {"id": None}]}, ConfigError, "no model 'tiny'"),
     "no length": ({"data": [{"id": "tiny", "owned_by": "vllm"}]}, EngineError, "no 'max_model_len'"),
-    "odd aliases": ({"data": [{"id": "a", "aliases": 3}]}, ConfigError, "no model 'tiny', but 'a'"),
+    "odd aliases": ({"data": [{"id": "a", "aliases": 3}]}, ConfigError, "no model 'tiny', but .'a'"),
     "no context": ({"data": [{"id": "tiny", "owned_by": "llamacpp"}]}, EngineError, "no 'n_ctx'"),
 }
 
@@ -398,7 +512,8 @@ def test_a_missing_path_is_an_error_that_says_so() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"concurrency": 0}, {"vocab_size": 0}, {"key": "a\nb"},
+    [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"timeout_s": 1e12}, {"concurrency": 0},
+     {"vocab_size": 0}, {"key": "a\nb"},
      {"url": "http://me:s3cret@host/v1"}, {"url": "ftp://host/v1"}, {"model": ""}],
 )  # fmt: skip
 def test_wrong_options_are_refused_at_once(options: dict[str, Any]) -> None:

@@ -16,12 +16,13 @@ from llasa.engines.sampling import (
     Settings,
     _thresholds,
     check,
+    check_prompt,
     draw,
     penalise,
     stream_key,
     uniforms,
 )
-from llasa.errors import ConfigError, EngineError
+from llasa.errors import ConfigError, EngineError, InputError
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.1, 0.0, 1.4, -3.0, 0.9])
@@ -171,6 +172,42 @@ def test_refusal_names_field_value_and_range() -> None:
     check(SamplingParams(adapter="b"), 10, ["b", "a"])
     with pytest.raises(ConfigError, match="min_repeats"):
         LoopGuard(min_repeats=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"top_k": 2**31}, {"top_k": 2.5}, {"seed": 1.5}, {"seed": np.int64(3)}, {"n": 2.5}, {"first": 0.5},
+        {"max_tokens": 9.5}, {"min_tokens": 0.5}, {"temperature": 1e39}, {"temperature": 1e-46},
+        {"temperature": float("nan")}, {"repetition_penalty": 1e39}, {"repetition_penalty": 1e-46},
+        {"stop_token_ids": (3.0,)}, {"allowed_token_ids": (True, 2)},
+    ],
+)  # fmt: skip
+def test_what_the_step_loop_could_not_compute_with_is_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is "):
+        check(SamplingParams(**wrong), 10)
+
+
+def test_no_id_to_draw_but_stop_ids_is_refused_also_without_allowed_ids() -> None:
+    with pytest.raises(ConfigError, match="every allowed id is a stop id"):
+        check(SamplingParams(stop_token_ids=(0, 1, 2)), 3)
+
+
+def test_extremes_that_are_taken_draw_something() -> None:
+    for temperature in (1e-30, 1e30):
+        check(params := SamplingParams(temperature=temperature), 8)
+        assert set(drawn(LOGITS, params, np.array([0.0, 0.5]))) <= set(range(8))
+    for penalty in (1e-30, 1e30):
+        check(SamplingParams(repetition_penalty=penalty), 8)
+        penalised = penalise(1e8 * LOGITS[None], torch.ones(1, 8, dtype=torch.bool), torch.tensor([penalty]))
+        assert penalised.isfinite().all()
+
+
+@pytest.mark.parametrize("prompt", [[], [1] * 9, [10], [-1], [1.0], [True], ["a"]])
+def test_prompts_that_an_engine_cannot_go_on_from_are_refused(prompt: list) -> None:
+    with pytest.raises(InputError, match="Starting a generation: the prompt"):
+        check_prompt(prompt, 10, 9)
+    check_prompt([1, np.int64(9)], 10, 9)
 
 
 def surplus(guard: LoopGuard, ids: Sequence[int]) -> int:

@@ -256,6 +256,21 @@ def test_another_or_a_damaged_config_is_refused(folder: Path, text: str | None) 
         Xcodec2Codec.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": "x"}, {"hidden_size": -128}, {"num_attention_heads": 0}, {"num_attention_heads": 3},
+        {"downsampling_ratios": None}, {"hidden_act": "zzz"}, {"quantization_levels": [-4] * 8},
+        {"quantization_levels": []}, {"quantization_levels": [64] * 5}, {"model_type": ["xcodec2"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_configurations_are_refused(folder: Path, change: dict[str, object]) -> None:
+    rewrite_config(folder, **change)
+    with pytest.raises(BundleError, match=f"'{folder}': found"):
+        Xcodec2Codec.load(folder, device="cpu")
+
+
 def test_a_hop_that_the_semantic_features_cannot_follow_is_refused(folder: Path) -> None:
     rewrite_config(folder, downsampling_ratios=[2, 2, 4, 4, 4])
     with pytest.raises(BundleError, match="hop 256"):

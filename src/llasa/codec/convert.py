@@ -6,6 +6,7 @@ Reads pickles in a child process alone (`unpickle.py`). Must not know: language 
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from llasa.codec import unpickle
 from llasa.codec.fbank import SAMPLE_RATE
-from llasa.codec.xcodec2 import KINDS, PICKLES, Xcodec2Codec
+from llasa.codec.xcodec2 import DAMAGED, KINDS, PICKLES, Xcodec2Codec, read_config
 from llasa.codec.xcodec2_names import Tensors, config_of, is_dropped, plain, to_native
 from llasa.core import Audio
 from llasa.errors import BundleError, ConfigError
@@ -62,13 +63,16 @@ def convert(source: str | Path, output: str | Path, force: bool = False) -> Repo
     """
     source, output = Path(source), Path(output)
     _check_output(output, force)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as work:
-        made = Path(work) / "made"
-        made.mkdir()
-        n_tensors, dropped = _build(source, made, Path(work) / "unpickled.safetensors")
-        codec = Xcodec2Codec.load(made, device="cpu")
-        codes = codec.encode([known_clip()])[0]
-        _put(made, output, Path(work) / "before")
+    try:
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as work:
+            made = Path(work) / "made"
+            made.mkdir()
+            n_tensors, dropped = _build(source, made, Path(work) / "unpickled.safetensors")
+            codec = _loaded(source, made)
+            codes = codec.encode([known_clip()])[0]
+            _put(made, output, Path(work) / "before")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"Converting to '{output}': found {error}. Name a folder with room.") from error
     digest = hashlib.sha256(" ".join(map(str, codes)).encode()).hexdigest()
     return Report(source, output, codec.name, n_tensors, dropped, digest)
 
@@ -89,19 +93,42 @@ def _build(source: Path, folder: Path, scratch: Path) -> tuple[int, tuple[str, .
     if files[0].suffix in PICKLES:
         files = [_unpickled(files[0], scratch)]
     tensors, dropped = _read(source, files)
-    settings = _settings(source if source.is_dir() else source.parent)
-    if any(name.startswith("generator.") for name in tensors):
-        config, tensors = _older_config(source, settings, tensors), to_native(tensors)
-    else:
-        config = _native_config(source, settings)
-    _check_exact(source, config, tensors)
+    try:
+        config, tensors = _native(source, tensors)
+        _check_exact(source, config, tensors)
+    except DAMAGED as error:
+        raise BundleError(f"Converting '{source}': found {error!r}. Download it again.") from error
     config.save_pretrained(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors hides it from others
     return len(tensors), dropped
+
+
+def _native(source: Path, tensors: Tensors) -> tuple[Any, Tensors]:
+    folder = source if source.is_dir() else source.parent
+    settings = _settings(folder)
+    if any(name.startswith("generator.") for name in tensors):
+        return _older_config(source, settings, tensors), to_native(tensors)
+    kind = settings.get("model_type")
+    if kind not in tuple(KINDS):
+        raise BundleError(
+            f"Converting '{source}': found no tensor 'generator.*' of X-Codec2 and model_type {kind!r} in "
+            "config.json. Name a checkpoint of X-Codec2 or NeuCodec."
+        )
+    return read_config(folder), tensors
+
+
+def _loaded(source: Path, made: Path) -> Xcodec2Codec:
+    try:
+        return Xcodec2Codec.load(made, device="cpu")
+    except BundleError as error:  # the folder is about to go: what is wrong came from the source
+        raise BundleError(str(error).replace(str(made), str(source))) from error
 
 
 def _sources(source: Path) -> list[Path]:
     """Return the weight files of a source: one pickle or all safetensors."""
+    if not source.exists():
+        raise BundleError(f"Converting '{source}': there is no such file or folder. Check its name.")
     inside = [source] if source.is_file() else sorted(source.glob("*"))
     safe = [file for file in inside if file.suffix == ".safetensors"]
     pickles = [file for file in inside if file.suffix in PICKLES]
@@ -139,7 +166,12 @@ def _read(source: Path, files: list[Path]) -> tuple[Tensors, tuple[str, ...]]:
                         dropped.append(name)
                     else:
                         tensors[plain(name)] = file.get_tensor(name)
-    except (OSError, SafetensorError) as error:
+        wrong = [
+            f"{name} of {weight.dtype}" for name, weight in tensors.items() if not weight.is_floating_point()
+        ]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}, expected floating-point numbers")
+    except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"Converting '{source}': found {error}. Download it again.") from error
     return tensors, tuple(sorted(dropped))
 
@@ -154,22 +186,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _native_config(source: Path, settings: Mapping[str, Any]) -> Any:
-    kind = settings.get("model_type")
-    if kind not in KINDS:
-        raise BundleError(
-            f"Converting '{source}': found no tensor 'generator.*' of X-Codec2 and model_type {kind!r} in "
-            "config.json. Name a checkpoint of X-Codec2 or NeuCodec."
-        )
-    return KINDS[kind][0].from_dict(dict(settings))
-
-
 def _older_config(source: Path, settings: Mapping[str, Any], tensors: Tensors) -> Any:
     """Return the configuration that the shapes tell, which `config.json` may not contradict."""
-    try:
-        config = config_of(tensors)
-    except KeyError as error:
-        raise BundleError(f"Converting '{source}': missing {error}. Download it again.") from error
+    config = config_of(tensors)
     semantic: Any = config.semantic_model_config
     sizes = {"semantic_hidden_size": semantic.hidden_size, "codec_encoder_hidden_size": config.hidden_size,
              "codec_decoder_hidden_size": config.hidden_size, "use_vocos": True}  # fmt: skip
@@ -209,16 +228,32 @@ def _check_output(output: Path, force: bool) -> None:
         raise ConfigError(f"{doing}: there is no folder '{output.parent}'. Make it or name another.")
     if not os.access(output.parent, os.W_OK):
         raise ConfigError(f"{doing}: '{output.parent}' may not be written to. Name another folder.")
+    if output.is_symlink() and not output.exists():
+        raise ConfigError(f"{doing}: it is a link to nothing. Remove it or name another folder.")
     if not output.exists():
         return
     if not force:
         raise ConfigError(f"{doing}: it is there already. Name another folder or replace it with --force.")
-    if not output.is_dir() or any(inside.name not in WRITTEN for inside in output.iterdir()):
-        raise ConfigError(f"{doing}: it holds more than an earlier result. Name another folder.")
+    if not _is_result(output):
+        raise ConfigError(f"{doing}: it holds other things than an earlier result. Name another folder.")
+
+
+def _is_result(output: Path) -> bool:
+    """Tell whether a folder is empty or holds a conversion alone."""
+    names = {path.name for path in output.iterdir()} if output.is_dir() else {""}
+    try:
+        return not names or (names <= WRITTEN and _settings(output).get("model_type") in tuple(KINDS))
+    except BundleError:
+        return False
 
 
 def _put(made: Path, output: Path, aside: Path) -> None:
-    """Move a finished folder to its place; what is there goes aside."""
+    """Move a finished folder to its place; what is there goes aside, and back if that fails."""
     if output.exists():
         output.rename(aside)
-    made.rename(output)
+    try:
+        made.rename(output)
+    except OSError:
+        if aside.exists():
+            aside.rename(output)
+        raise

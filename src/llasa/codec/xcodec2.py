@@ -30,6 +30,12 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "xcodec2": (Xcodec2Config, Xcodec2Model),
     "neucodec": (NeuCodecConfig, NeuCodecModel),
 }
+# What transformers raises where a configuration or a tensor is none that it can work with.
+DAMAGED = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    SafetensorError, StrictDataclassError,
+)  # fmt: skip
+_MOST_CODES = 1 << 20  # the model holds a table of them
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +81,7 @@ class Xcodec2Codec:
         folder = Path(path)
         files = _weight_files(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        config = _read_config(folder)
+        config = read_config(folder)
         log.info("%s from '%s' runs on %s", config.model_type, folder, device)
         model = _load_model(folder, config).to(device)
         return cls(model, f"{config.model_type}@{_weights_hash(files)}")
@@ -192,17 +198,25 @@ def _weight_files(folder: Path) -> list[Path]:
     )  # fmt: skip
 
 
-def _read_config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """Return the configuration of a native folder.
+
+    Raises:
+        BundleError: it is missing, damaged, or of no codec that works as this one does.
+    """
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = content.get("model_type")
-        if kind not in KINDS:
+        if kind not in tuple(KINDS):
             raise ValueError(f"model_type {kind!r}")
         config = KINDS[kind][0].from_dict(content)
         rate = config.input_sampling_rate if kind == "neucodec" else config.sampling_rate
         if (math.prod(config.downsampling_ratios), rate) != (_HOP, SAMPLE_RATE):
             raise ValueError(f"hop {math.prod(config.downsampling_ratios)} at {rate} Hz")
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        levels = config.quantization_levels
+        if min(levels) < 2 or math.prod(levels) > _MOST_CODES:
+            raise ValueError(f"quantization_levels {levels}")
+    except DAMAGED as error:
         raise BundleError(
             f"Reading the codec's config.json in '{folder}': found {error}. Expected model_type "
             f"{' or '.join(map(repr, KINDS))} and hop {_HOP} at {SAMPLE_RATE} Hz. An older checkpoint of "
@@ -222,9 +236,9 @@ def _load_model(folder: Path, config: Any) -> Any:
             ignore_mismatched_sizes=True,  # reported below, with the other differences
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except DAMAGED as error:
         raise BundleError(
-            f"Loading codec weights from '{folder}': found {error}. Download or convert it again."
+            f"Loading codec weights from '{folder}': found {error!r}. Download or convert it again."
         ) from error
     model, report = loaded
     differences = [_difference(kind, keys) for kind, keys in report.items() if keys]

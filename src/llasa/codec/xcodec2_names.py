@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import NeuCodecConfig, Wav2Vec2BertConfig, Xcodec2Config
 
+from llasa.errors import BundleError
+
 Tensors = dict[str, Tensor]
 
 SEMANTIC_LAYERS = 16  # of 24: the adapter reads the output of the 16th, so what follows changes nothing
@@ -91,6 +93,7 @@ def config_of(tensors: Mapping[str, Tensor]) -> Xcodec2Config | NeuCodecConfig:
     """Return the configuration that the shapes of plainly named tensors tell.
 
     Raises:
+        BundleError: modules are not numbered one after the other.
         KeyError: a tensor that tells a size is missing; the argument is its name.
     """
     blocks = _count(tensors, r"CodecEnc\.conv_blocks\.(\d+)\.") - 1
@@ -163,8 +166,12 @@ def _layers(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    found = (re.match(pattern, name) for name in tensors)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+    """Return how many numbered modules there are; a name alone may not make a model large."""
+    numbers = {int(match[1]) for name in tensors if (match := re.match(pattern, name))}
+    if numbers and max(numbers) + 1 != len(numbers):
+        found = f"{len(numbers)} modules like '{pattern}', numbered up to {max(numbers)}"
+        raise BundleError(f"Reading a codec's names: found {found}. Download the checkpoint again.")
+    return len(numbers)
 
 
 def _size(tensors: Mapping[str, Tensor], module: str, axis: int) -> int:

@@ -41,7 +41,7 @@ def _gguf(file: str, model: Model) -> Engine:
     from llasa.engines.gguf import GgufEngine
 
     _refuse("gguf", model, "The file fixes them: export another one with: llasa export gguf --quant")
-    engine = GgufEngine.load(file, max_length=model.max_length)
+    engine = GgufEngine.load(file, max_length=model.max_length, names=model.names)
     if engine.vocab_size >= model.vocab_size:
         return engine
     engine.close()

@@ -145,18 +145,26 @@ def _pair(name: str, sides: dict[str, Tensor], settings: dict[str, Any], doing: 
                 f"{doing}: '{name}.lora_{side}.weight' has rank {found}, expected {rank:g}. Fetch it again."
             )
     alpha = _of_pattern(settings, "alpha_pattern", "lora_alpha", name, doing)
-    return down, up * (alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+    pair = down, up * (alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+    for side, tensor in zip("AB", pair, strict=True):
+        if not tensor.isfinite().all():
+            what = f"'{name}.lora_{side}.weight', scaled for lora_alpha {alpha:g}, is not finite"
+            raise BundleError(f"{doing}: {what}. Fetch it again, or save it again with peft.")
+    return pair
 
 
 def _of_pattern(settings: dict[str, Any], kind: str, default: str, name: str, doing: str) -> float:
-    """Return what rank_pattern or alpha_pattern says of a layer; its keys are regular expressions."""
+    """Return what rank_pattern or alpha_pattern says of a layer.
+
+    To peft their keys are regular expressions; here they are names, or one could keep us busy for years.
+    """
     try:
-        values = dict(settings.get(kind) or {}).items()
-        found = next(
-            (v for key, v in values if re.match(rf"(.*\.)?({key})$", name)), settings.get(default, 8)
-        )
-        return float(found)
-    except (TypeError, ValueError, re.error) as error:
+        values = dict(settings.get(kind) or {})
+        if odd := next((key for key in values if not re.fullmatch(r"[\w.]+", key)), None):
+            raise BundleError(f"{doing}: found '{odd}' in {kind}, expected names of layers. {_MERGE}.")
+        own = (value for key, value in values.items() if f".{name}".endswith(f".{key}"))
+        return float(next(own, settings.get(default, 8)))
+    except (TypeError, ValueError, OverflowError) as error:
         raise BundleError(f"{doing}: {kind} or {default} is damaged ({error}). Save it again.") from error
 
 

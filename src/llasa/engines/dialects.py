@@ -1,10 +1,10 @@
 """How servers of completions are spoken to: vLLM and llama.cpp. Knows no threads and no requests of ours.
 
-What a server says is not trusted: here it is seen to be ids and numbers, in `remote` to be what was asked.
+What they answer is seen in `replies` to be ids and numbers, and in `remote` to be what was asked.
 """
 
 import json
-import math
+import logging
 import re
 from collections.abc import Generator, Iterator, Mapping
 from functools import lru_cache
@@ -12,10 +12,22 @@ from http.client import HTTPException
 from typing import Any, Protocol
 
 from llasa.core import Ids, SamplingParams
+from llasa.engines.replies import (
+    content,
+    count_of,
+    failure,
+    fields_of,
+    ids_of,
+    logprobs_of,
+    refused,
+    senseless,
+    unreached,
+)  # fmt: skip
 from llasa.engines.sampling import stream_key
-from llasa.errors import BundleError, ConfigError, EngineBusy, EngineError
+from llasa.errors import BundleError, ConfigError
 from llasa.web import Call, Server
 
+_log = logging.getLogger(__name__)
 News = tuple[int, Ids, list[float]]  # candidate, ids drawn, their log-probabilities if they were asked for
 _PADDING = 256  # rows of a model that no id of its tokenizer has are fewer
 _COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
@@ -24,10 +36,12 @@ _COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
 class Dialect(Protocol):
     """What differs from server to server.
 
-    max_length: prompt and generated ids together. adapters: names that requests may give.
+    max_length: prompt and generated ids together. adapters: names that requests may give. slots: how many
+    HTTP requests it works on at once, None if that is its own affair.
     """
 
     max_length: int
+    slots: int | None
     adapters: tuple[str, ...]
 
     def check(self, params: SamplingParams) -> None:
@@ -55,34 +69,19 @@ def dialect(server: Server, model: str, vocab_size: int) -> Dialect:
     """
     cards = _cards(server)
     if model not in cards:
-        found = f"no model '{model}', but {', '.join(map(repr, cards)) or 'none'}"
+        others = ", ".join(map(repr, cards)).encode()
+        found = f"no model '{model}', but {server.shown(others) if others else 'none'}"
         raise ConfigError(f"Asking '{server.url}' for its models: found {found}. Name one behind the '#'.")
     owner = cards[model].get("owned_by")
     if owner == "vllm":
         return Vllm(server, model, vocab_size, cards)
     if owner == "llamacpp":
         return LlamaServer(server, cards[model], vocab_size)
+    shown = server.shown(str(owner).encode())
     raise ConfigError(
-        f"Asking '{server.url}' what it is: found a server of '{owner}'. Use vLLM or llama.cpp's "
-        "llama-server: it must take token ids, give token ids as they come, and draw from allowed ids only."
+        f"Asking '{server.url}' what it is: found a server of {shown}. Use vLLM or llama.cpp's llama-server: "
+        " it must take token ids, give token ids as they come, and draw from allowed ids only."
     )
-
-
-def failure(server: Server, found: str, todo: str, retryable: bool = False) -> EngineError:
-    """Return the error that says what a server did."""
-    return EngineError(f"Generating with '{server.url}': found {found}. {todo}.", retryable)
-
-
-def unreached(server: Server, error: OSError | HTTPException) -> EngineError:
-    """Return the error for an answer that did not come."""
-    if isinstance(error, TimeoutError):
-        found, todo = (
-            f"nothing new for {server.timeout_s:g} s",
-            "See what the server does, or allow more time",
-        )
-    else:
-        found, todo = f"{type(error).__name__}: {error}", "See that the server runs, and correct the URL"
-    return failure(server, found, todo, retryable=True)
 
 
 class Vllm:
@@ -96,15 +95,17 @@ class Vllm:
     Source: vLLM 0.32, `v1/engine/parallel_sampling.py`, `entrypoints/openai/completion/protocol.py`.
     """
 
+    slots: int | None = None
+
     def __init__(
         self, server: Server, model: str, vocab_size: int, cards: Mapping[str, dict[str, Any]]
     ) -> None:
         self._server, self._model = server, model
         self.adapters = tuple(sorted(name for name, card in cards.items() if card.get("parent")))
         lengths = [cards[model].get("max_model_len"), *(card.get("max_model_len") for card in cards.values())]
-        self.max_length = _count(server, next(filter(None, lengths), None), "max_model_len")
+        self.max_length = count_of(server, next(filter(None, lengths), None), "max_model_len")
         self._listed = lru_cache(maxsize=8)(json.dumps)
-        size = self._vocabulary()
+        size = self._vocabulary(vocab_size)
         if size is not None:
             _check_vocabulary(server, vocab_size, size)
         self._all = None if size == vocab_size else tuple(range(vocab_size))
@@ -129,7 +130,7 @@ class Vllm:
         for event in _events(self._server, call, self._server.path + "/completions", body):
             choices = event.get("choices")
             if not isinstance(choices, list):
-                raise _senseless(self._server, "no choices", event)
+                raise senseless(self._server, "no choices", event)
             for choice in choices:
                 yield self._news(choice, params.logprobs, candidates)
 
@@ -162,21 +163,36 @@ class Vllm:
     def _news(self, choice: Any, wanted: bool, candidates: range) -> News:
         place = choice.get("index") if isinstance(choice, dict) else None
         if type(place) is not int or not 0 <= place < len(candidates):
-            raise _senseless(self._server, f"a choice that is none of {len(candidates)}", choice)
-        ids = _ids(self._server, choice.get("token_ids"), choice)
-        given = _fields(choice.get("logprobs"))
-        logprobs = _logprobs(self._server, given.get("token_logprobs"), len(ids)) if wanted and ids else []
+            raise senseless(self._server, f"a choice that is none of {len(candidates)}", choice)
+        ids = ids_of(self._server, choice.get("token_ids"), choice)
+        given = fields_of(choice.get("logprobs"))
+        logprobs = logprobs_of(self._server, given.get("token_logprobs"), len(ids)) if wanted and ids else []
         return candidates[place], ids, logprobs
 
-    def _vocabulary(self) -> int | None:
-        """Ask for what cannot be, since newer servers' refusals tell the size of the vocabulary."""
-        fields = {"model": self._model, "prompt": [0], "max_tokens": 1, "stop_token_ids": [2**31 - 1]}
-        path, body = self._server.path + "/completions", json.dumps(fields).encode()
-        status, answer = _asked(self._server, "POST", path, body)
+    def _vocabulary(self, expected: int) -> int | None:
+        """Ask for what cannot be, since newer servers' refusals tell the size of the vocabulary.
+
+        Of others it is only seen that they take the highest id.
+        """
+        status, answer = self._probe([0], [2**31 - 1])
         if status not in (200, 400):
-            raise _refused(self._server, status, answer)
-        told = re.search(rb"Vocabulary size: (\d+)", answer)
-        return int(told[1]) if told else None
+            raise refused(self._server, status, answer)
+        if told := re.search(rb"Vocabulary size: (\d{1,9})\b", answer):
+            return int(told[1])
+        status, answer = self._probe([expected - 1], [])
+        if status == 400:
+            raise BundleError(
+                f"Asking '{self._server.url}' for its model: found that it refuses id {expected - 1}, which "
+                f"the bundle's model has: {self._server.shown(answer)}. Serve the bundle's own model there."
+            )
+        if status != 200:
+            raise refused(self._server, status, answer)
+        _log.warning("'%s' does not tell its vocabulary: see that it serves this model", self._server.url)
+        return None
+
+    def _probe(self, prompt: Ids, stops: Ids) -> tuple[int, bytes]:
+        fields = {"model": self._model, "prompt": prompt, "max_tokens": 1, "stop_token_ids": stops}
+        return _asked(self._server, "POST", self._server.path + "/completions", json.dumps(fields).encode())
 
 
 class LlamaServer:
@@ -196,10 +212,11 @@ class LlamaServer:
     def __init__(self, server: Server, card: Mapping[str, Any], vocab_size: int) -> None:
         self._server, self._vocab_size = server, vocab_size
         self._root = server.path.removesuffix("/v1")
-        props = _json(server, *_asked(server, "GET", self._root + "/props"))
+        props = content(server, *_asked(server, "GET", self._root + "/props"))
         settings = props.get("default_generation_settings")
-        self.max_length = _count(server, _fields(settings).get("n_ctx"), "n_ctx")
-        self._rows = _count(server, _fields(card.get("meta")).get("n_vocab"), "n_vocab")
+        self.max_length = count_of(server, fields_of(settings).get("n_ctx"), "n_ctx")
+        self.slots: int | None = count_of(server, props.get("total_slots"), "total_slots")
+        self._rows = count_of(server, fields_of(card.get("meta")).get("n_vocab"), "n_vocab")
         _check_vocabulary(server, vocab_size, self._rows)
         self._bans = lru_cache(maxsize=8)(self._banned)
 
@@ -255,12 +272,12 @@ class LlamaServer:
         body = f'{json.dumps(fields)[:-1]}, "logit_bias": {bans}}}'.encode()
         told = 0
         for event in _events(self._server, call, self._root + "/completion", body):
-            ids = _ids(self._server, event.get("tokens"), event)
+            ids = ids_of(self._server, event.get("tokens"), event)
             told += len(ids)
-            if event.get("tokens_predicted") != told:
+            if (drawn := event.get("tokens_predicted")) != told:
                 raise failure(
                     self._server,
-                    f"{told} ids where {event.get('tokens_predicted')} were drawn",
+                    f"{told} ids where {self._server.shown(json.dumps(drawn).encode())} were drawn",
                     "Allow no ids whose text is half a character: llama-server holds them back",
                 )
             for token_id in ids:
@@ -273,7 +290,7 @@ class LlamaServer:
             if isinstance(told, list)
             else None
         )
-        return _logprobs(self._server, values, 1)
+        return logprobs_of(self._server, values, 1)
 
     def _banned(self, allowed: tuple[int, ...] | None, stops: tuple[int, ...]) -> str:
         free = range(self._vocab_size) if allowed is None else allowed
@@ -290,7 +307,7 @@ def _cards(server: Server) -> dict[str, dict[str, Any]]:
     status, answer = _asked(server, "GET", server.path + "/models")
     if status == 404:
         raise failure(server, "no list of models (HTTP 404)", "Correct the URL, which mostly ends in /v1")
-    data = _json(server, status, answer).get("data")
+    data = content(server, status, answer).get("data")
     cards: dict[str, dict[str, Any]] = {}
     for card in data if isinstance(data, list) else []:
         if isinstance(card, dict):
@@ -321,67 +338,4 @@ def _events(server: Server, call: Call, path: str, body: bytes) -> Iterator[dict
         for data in told:
             if data == b"[DONE]":
                 return
-            yield _json(server, status, data)
-
-
-def _json(server: Server, status: int, data: bytes) -> dict[str, Any]:
-    if status != 200:
-        raise _refused(server, status, data)
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _senseless(server, "no JSON", data) from error
-    if not isinstance(found, dict):
-        raise _senseless(server, "no JSON object", data)
-    if "error" in found:
-        raise failure(server, f"that it failed: {server.shown(data)}", "Look into the server's log")
-    return found
-
-
-def _refused(server: Server, status: int, answer: bytes) -> EngineError:
-    found = f"HTTP {status}: {server.shown(answer)}"
-    if status in (429, 503):
-        return EngineBusy(f"Generating with '{server.url}': found {found}. Ask again later.")
-    todo = {
-        401: "Give the server's key",
-        403: "Give the server's key",
-        404: "Correct the URL, which mostly ends in /v1, and the model's name",
-    }.get(status, "Look into the server's log" if status >= 500 else "Correct what it says")
-    if 300 <= status < 400:
-        todo = "Name the place it points to: redirects are not followed"
-    return failure(server, found, todo)
-
-
-def _senseless(server: Server, what: str, found: object) -> EngineError:
-    shown = server.shown(found if isinstance(found, bytes) else json.dumps(found).encode())
-    return failure(
-        server, f"an answer with {what}: {shown}", "Ask a server that gives token ids as they come"
-    )
-
-
-def _count(server: Server, value: object, name: str) -> int:
-    if type(value) is not int or value < 1:
-        raise failure(
-            server, f"no '{name}' among what it says of its model", "Serve one model with a newer server"
-        )
-    return value
-
-
-def _fields(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _ids(server: Server, value: object, event: object) -> Ids:
-    if not isinstance(value, list) or not all(type(token_id) is int for token_id in value):
-        raise _senseless(server, "no token ids", event)
-    return value
-
-
-def _logprobs(server: Server, value: object, count: int) -> list[float]:
-    if (
-        not isinstance(value, list)
-        or len(value) != count
-        or not all(isinstance(x, int | float) and math.isfinite(x) and x < 1e-3 for x in value)
-    ):
-        raise _senseless(server, f"no {count} log-probabilities", value)
-    return [min(float(x), 0.0) for x in value]
+            yield content(server, status, data)

@@ -9,11 +9,12 @@ Shapes: B live rows, V vocabulary.
 import logging
 import os
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ctypes import c_void_p
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor
 from llasa.core import Ids
 from llasa.engines.head import Head
 from llasa.engines.loop import StepLoop
-from llasa.errors import BundleError, ConfigError, EngineError, MissingExtra
+from llasa.errors import BundleError, ConfigError, EngineError, LlasaError, MissingExtra
 
 _log = logging.getLogger(__name__)
 _LONGEST = 2048  # what the published checkpoints were trained for
@@ -45,6 +46,7 @@ class GgufEngine(StepLoop):
         concurrency: int = 8,
         threads: int | None = None,
         kv: Literal["f16", "f32"] = "f16",
+        names: Mapping[int, str] | None = None,
     ) -> "GgufEngine":
         """Return an engine over a GGUF file.
 
@@ -57,9 +59,11 @@ class GgufEngine(StepLoop):
             concurrency: live candidates; more wait for a free slot.
             threads: as many as torch uses, which are the physical cores unless told otherwise, if None.
             kv: number type of the past; f32 for comparisons.
+            names: what the tokenizer calls some ids, by which a file of another model is told.
 
         Raises:
-            BundleError: there is no such file, it is damaged, or it holds no decoder that keeps a past.
+            BundleError: there is no such file, it is damaged, it holds no decoder that keeps a past, or has
+                other names.
             ConfigError: an argument is out of range.
             MissingExtra: `llama_cpp` is not installed.
             EngineError: there is no memory for the past.
@@ -68,6 +72,7 @@ class GgufEngine(StepLoop):
         llama = llama_library(doing)
         model = _load_model(llama, path)
         try:
+            _check_names(llama, model, names or MappingProxyType({}), doing)
             trained = llama.llama_model_n_ctx_train(model)
             length = min(trained, _LONGEST) if max_length is None else max_length
             threads = torch.get_num_threads() if threads is None else threads
@@ -81,8 +86,8 @@ class GgufEngine(StepLoop):
                     raise ConfigError(f"{doing}: {setting} is {value}. Set it to 1 to {most}.")
             if kv not in ("f16", "f32"):
                 raise ConfigError(f"{doing}: kv is '{kv}'. Set it to f16 or f32.")
-            runner = _Sequences(llama, model, length, concurrency, threads, kv)
-        except (ConfigError, EngineError):
+            runner = _Sequences(llama, model, length, concurrency, threads, kv, doing)
+        except LlasaError:
             llama.llama_model_free(model)
             raise
         _log.info("loaded %s for %d rows of %d ids, %d threads", path.name, concurrency, length, threads)
@@ -97,7 +102,7 @@ class _Sequences:
     """
 
     def __init__(
-        self, llama: Any, model: Any, max_length: int, concurrency: int, threads: int, kv: str
+        self, llama: Any, model: Any, max_length: int, concurrency: int, threads: int, kv: str, doing: str
     ) -> None:
         self._llama, self._model = llama, model
         self.device = torch.device("cpu")
@@ -117,7 +122,7 @@ class _Sequences:
         self._context = llama.llama_init_from_model(model, params)
         if not self._context:
             raise EngineError(
-                f"Loading: llama.cpp made no room for {cells} ids ({llama_errors()}). "
+                f"{doing}: llama.cpp made no room for {cells} ids ({llama_errors()}). "
                 "Lower max_length or concurrency."
             )
         self._memory = llama.llama_get_memory(self._context)
@@ -298,6 +303,21 @@ def _load_model(llama: Any, path: Path) -> Any:
             f"{doing}: its model {found[0].replace('_', ' ')}. Use a plain decoder, as Llama is."
         )
     return model
+
+
+def _check_names(llama: Any, model: Any, names: Mapping[int, str], doing: str) -> None:
+    vocabulary = llama.llama_model_get_vocab(model)
+    size = llama.llama_vocab_n_tokens(vocabulary)
+    for token_id, expected in names.items():
+        # llama.cpp would abort the process for an id that it has not.
+        known = 0 <= token_id < size
+        found = llama.llama_vocab_get_text(vocabulary, token_id).decode("utf-8", "replace") if known else None
+        if found != expected:
+            what = f"'{found[:80]}'" if found is not None else f"a vocabulary of {size} ids"
+            raise BundleError(
+                f"{doing}: expected '{expected}' as id {token_id}, found {what}. Use a file made of this "
+                "bundle: llasa export gguf"
+            )
 
 
 def _shared(first: Ids, second: Ids) -> int:

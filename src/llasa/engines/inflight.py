@@ -1,4 +1,4 @@
-"""What is in flight in the native engine: requests, their live rows, and groups of rows that draw together.
+"""What is in flight in an engine of this process: requests, live rows, and groups that draw together.
 
 Knows no model and no thread of its own; a request is the only object that callers and the step loop share.
 """

@@ -23,8 +23,8 @@ from llasa.core import Generation, Ids, SamplingParams
 from llasa.engines.base import Step
 from llasa.engines.head import Head
 from llasa.engines.inflight import Group, LocalRequest, Row
-from llasa.engines.sampling import LoopGuard, LoopWatch, check, stream_key
-from llasa.errors import ConfigError, EngineError, InputError
+from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt, stream_key
+from llasa.errors import ConfigError, EngineError
 
 
 class Runner(Protocol):
@@ -137,18 +137,9 @@ class StepLoop:
             InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
             EngineError: the engine is closed.
         """
-        vocab_size, adapters = self._runner.vocab_size, self._adapters
-        check(params, vocab_size, adapters.keys())
-        if not 0 < len(prompt) < self.max_length:
-            raise InputError(
-                f"Starting a generation: the prompt has {len(prompt)} ids, the model holds "
-                f"{self.max_length} with what it generates. Give 1 to {self.max_length - 1} ids."
-            )
-        if min(prompt) < 0 or max(prompt) >= vocab_size:
-            raise InputError(
-                f"Starting a generation: the prompt holds ids from {min(prompt)} to {max(prompt)}, the "
-                f"model knows [0, {vocab_size}). Use the tokenizer of this model."
-            )
+        adapters = self._adapters
+        check(params, self.vocab_size, adapters.keys())
+        check_prompt(prompt, self.vocab_size, self.max_length)
         adapter = None if params.adapter is None else adapters[params.adapter]
         request = LocalRequest(list(prompt), params, self._head(params.allowed_token_ids), adapter)
         with self._work:

@@ -16,7 +16,7 @@ from llasa.engines.loop import StepLoop
 from llasa.engines.quantized import best_dtype, quantize
 from llasa.engines.sampling import LoopGuard
 from llasa.engines.weights import load_model
-from llasa.errors import BundleError, ConfigError, LlasaError
+from llasa.errors import BundleError, ConfigError, EngineError
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +67,14 @@ class NativeEngine(StepLoop):
         Raises:
             ConfigError: the name is taken or empty.
             BundleError: the folder is damaged, or does not fit the model.
+            EngineError: the engine is closed.
         """
         adapter = fitted(read_adapter(folder), self._model, folder)
         with self._work:
+            if self._closed:
+                raise EngineError(
+                    f"Loading the adapter '{name}': engine '{self.name}' is closed. Load it again."
+                )
             if not name or name in self._adapters:
                 found = "it is loaded already" if name else "found an empty name"
                 raise ConfigError(f"Loading the adapter '{name}': {found}. Give another name, or unload it.")
@@ -108,8 +113,7 @@ class NativeEngine(StepLoop):
             adapters: LoRA folders by the name that requests give.
 
         Raises:
-            BundleError: the folder holds no such model, weights are missing or misshapen, or an adapter does
-                not fit.
+            BundleError: the folder holds no such model, its weights do not fit it, or an adapter does not.
             ConfigError: no such device here, or no such dtype on it.
         """
         device = chosen_device(device)
@@ -145,7 +149,7 @@ class NativeEngine(StepLoop):
         try:
             for adapter, place in adapters.items():
                 engine.load_adapter(adapter, place)
-        except LlasaError:
+        except BaseException:
             engine.close()
             raise
         return engine

@@ -3,23 +3,26 @@
 Any server of completions that takes and gives token ids, in one of the `dialects`. Knows no text.
 """
 
+import atexit
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http.client import HTTPException
+from queue import SimpleQueue
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
 from llasa.engines.base import Step
-from llasa.engines.dialects import dialect, failure, unreached
-from llasa.engines.sampling import LoopGuard, LoopWatch, check
-from llasa.errors import ConfigError, EngineBusy, EngineError, InputError
+from llasa.engines.dialects import dialect
+from llasa.engines.replies import failure, unreached
+from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt
+from llasa.errors import ConfigError, EngineBusy, EngineError
 from llasa.web import Call, Server
 
 Part = tuple[range, Call]  # candidates that share HTTP requests
+_GONE_S = 5.0  # a thread that looks up a name cannot be ended; the program's end does not wait for it
 
 
 class RemoteEngine:
@@ -51,7 +54,7 @@ class RemoteEngine:
             vocab_size: of the bundle's model; ids lie in [0, vocab_size).
             key: sent as a bearer token.
             timeout_s: the longest time without an answer, and without a new id.
-            concurrency: HTTP requests at once; more wait.
+            concurrency: HTTP requests at once, and no more than the server has slots; more wait.
             loop_guard: when a candidate counts as looping; its defaults if None.
 
         Raises:
@@ -59,19 +62,24 @@ class RemoteEngine:
             BundleError: the server's model has another vocabulary.
             EngineError: nobody listens there, or no sense can be made of the answer.
         """
-        if not timeout_s > 0 or concurrency < 1 or vocab_size < 1:
-            found = f"timeout_s {timeout_s}, concurrency {concurrency} and vocab_size {vocab_size}"
+        if concurrency < 1 or vocab_size < 1:
+            found = f"concurrency {concurrency} and vocab_size {vocab_size}"
             raise ConfigError(f"Using '{url}': found {found}. Give positive numbers.")
         self._server = Server(url, "Using a server for the language model", key, timeout_s)
         self._dialect = dialect(self._server, model, vocab_size)
         self.name = f"remote@{self._server.netloc}/{model}"
-        self.max_length, self.concurrency, self.vocab_size = self._dialect.max_length, concurrency, vocab_size
+        self.max_length, self.vocab_size = self._dialect.max_length, vocab_size
+        # What waits at the server would be late; here its time has not begun.
+        self.concurrency = min(concurrency, self._dialect.slots or concurrency)
         self._guard = loop_guard or LoopGuard()
         self._allowed = lru_cache(maxsize=8)(lambda ids: frozenset(range(vocab_size) if ids is None else ids))
         self._open: set[RemoteRequest] = set()
         self._closed = False
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="llasa-remote")
+        self._waiting: SimpleQueue[tuple[RemoteRequest, int, Part] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        # Not a pool of the library: a program would wait for its threads before it closes anything.
+        atexit.register(self.close)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -93,7 +101,7 @@ class RemoteEngine:
                 "the prompt too. Set it to 1, or use an engine in this process."
             )
         self._dialect.check(params)
-        self._check_prompt(prompt)
+        check_prompt(prompt, self.vocab_size, self.max_length)
         allowed = self._allowed(params.allowed_token_ids)
         limit = min(params.max_tokens, self.max_length - len(prompt))
         rows = [self._row(params, allowed, limit) for _ in range(params.n)]
@@ -104,7 +112,8 @@ class RemoteEngine:
                 raise EngineError(f"Starting a generation: engine '{self.name}' is closed. Load it again.")
             self._open.add(request)
             for part in parts:
-                self._pool.submit(self._read, request, limit, part)
+                self._waiting.put((request, limit, part))
+                self._start_thread()
         return request
 
     def close(self) -> None:
@@ -114,25 +123,27 @@ class RemoteEngine:
             requests = list(self._open)
         for request in requests:
             request.fail(EngineError(f"Generating: engine '{self.name}' was closed. Load it again."))
-        self._pool.shutdown()
+        for _ in self._threads:
+            self._waiting.put(None)
+        ends_s = time.monotonic() + _GONE_S
+        for thread in self._threads:
+            thread.join(max(0.0, ends_s - time.monotonic()))
+        atexit.unregister(self.close)
 
-    def _check_prompt(self, prompt: Ids) -> None:
-        if not 0 < len(prompt) < self.max_length:
-            raise InputError(
-                f"Starting a generation: the prompt has {len(prompt)} ids, '{self._server.url}' holds "
-                f"{self.max_length} with what it generates. Give 1 to {self.max_length - 1} ids."
-            )
-        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
-            raise InputError(
-                f"Starting a generation: the prompt holds ids from {min(prompt)} to {max(prompt)}, the "
-                f"model knows [0, {self.vocab_size}). Use the tokenizer of this model."
-            )
+    def _start_thread(self) -> None:
+        if len(self._threads) < self.concurrency:
+            self._threads.append(threading.Thread(target=self._work, name="llasa-remote", daemon=True))
+            self._threads[-1].start()
+
+    def _work(self) -> None:
+        while (task := self._waiting.get()) is not None:
+            self._read(*task)
 
     def _row(self, params: SamplingParams, allowed: frozenset[int], limit: int) -> "_Row":
         return _Row(params, allowed, limit, LoopWatch(self._guard) if params.loop_guard else None)
 
     def _read(self, request: "RemoteRequest", limit: int, part: Part) -> None:
-        """Draw the candidates of a part, in a thread of the pool."""
+        """Draw the candidates of a part, in one of the threads."""
         candidates, call = part
         try:
             if request.live(candidates):

@@ -6,18 +6,20 @@ Shapes: B rows (live candidates), A allowed ids. Rows have their own parameters 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from textwrap import shorten
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llasa.core import SamplingParams
-from llasa.errors import ConfigError, EngineError
+from llasa.core import Ids, SamplingParams
+from llasa.errors import ConfigError, EngineError, InputError
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 0xFFFFFFFFFFFFFFFF
 _HEAD_OF_RANKING = 256
+_LEAST, _MOST = 1e-30, 1e30  # logits times or over these stay finite in float32
 
 
 def check(params: SamplingParams, vocab_size: int, adapters: Collection[str] = ()) -> None:
@@ -37,18 +39,27 @@ def check(params: SamplingParams, vocab_size: int, adapters: Collection[str] = (
     )
     allowed, stops = params.allowed_token_ids, params.stop_token_ids
     rules = (
-        ("temperature", 0 <= params.temperature < math.inf, "0 (greedy) or a finite number above it"),
+        (
+            "temperature",
+            params.temperature == 0 or _LEAST <= params.temperature <= _MOST,
+            f"0 (greedy) or a number in [{_LEAST}, {_MOST}]",
+        ),
         ("top_p", 0 < params.top_p <= 1, "a number in (0, 1]"),
-        ("top_k", params.top_k >= 0, "0 (no limit) or a count above it"),
+        ("top_k", _whole(params.top_k, 0, 2**31 - 1), "0 (no limit) or a count below 2^31"),
         (
             "repetition_penalty",
-            0 < params.repetition_penalty < math.inf,
-            "a finite number above 0 (1 is off)",
+            _LEAST <= params.repetition_penalty <= _MOST,
+            f"a number in [{_LEAST}, {_MOST}] (1 is off)",
         ),
-        ("n", params.n >= 1, "a count of at least 1"),
-        ("first", params.first >= 0, "the number of a candidate, from 0 on"),
-        ("max_tokens", params.max_tokens >= 1, "a count of at least 1"),
-        ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"a count in [0, {params.max_tokens}]"),
+        ("seed", _whole(params.seed, -math.inf), "a whole number"),
+        ("n", _whole(params.n, 1), "a count of at least 1"),
+        ("first", _whole(params.first, 0), "the number of a candidate, from 0 on"),
+        ("max_tokens", _whole(params.max_tokens, 1), "a count of at least 1"),
+        (
+            "min_tokens",
+            _whole(params.min_tokens, 0, params.max_tokens),
+            f"a count in [0, {params.max_tokens}]",
+        ),
         ("stop_token_ids", _inside(stops, vocab_size), ids),
         ("allowed_token_ids", allowed is None or (len(allowed) > 0 and _inside(allowed, vocab_size)), ids),
         ("adapter", params.adapter is None or params.adapter in adapters, known),
@@ -57,15 +68,48 @@ def check(params: SamplingParams, vocab_size: int, adapters: Collection[str] = (
         if not holds:
             found = shorten(repr(getattr(params, field)), 80)
             raise ConfigError(f"Sampling: {field} is {found}. Set it to {expected}.")
-    if params.min_tokens and allowed is not None and all(i in stops for i in allowed):
+    ends = set(stops)
+    if params.min_tokens and all(i in ends for i in (range(vocab_size) if allowed is None else allowed)):
         raise ConfigError(
             f"Sampling: min_tokens is {params.min_tokens}, yet every allowed id is a stop id. "
             "Allow at least one id that is not in stop_token_ids."
         )
 
 
+def check_prompt(prompt: Ids, vocab_size: int, max_length: int) -> None:
+    """Refuse a prompt that an engine cannot go on from.
+
+    Args:
+        prompt: what the caller gave.
+        vocab_size: ids lie in [0, vocab_size).
+        max_length: prompt and generated ids together.
+
+    Raises:
+        InputError: it is empty, leaves no room, or holds something else than such ids.
+    """
+    if not 0 < len(prompt) < max_length:
+        raise InputError(
+            f"Starting a generation: the prompt has {len(prompt)} ids, the engine holds {max_length} with "
+            f"what it generates. Give 1 to {max_length - 1} ids."
+        )
+    if not _inside(prompt, vocab_size):
+        odd = next(i for i in prompt if not _inside([i], vocab_size))
+        raise InputError(
+            f"Starting a generation: the prompt holds {shorten(repr(odd), 80)}, the model knows ids in "
+            f"[0, {vocab_size}). Use the tokenizer of this model."
+        )
+
+
+def _whole(value: object, least: float, most: float = math.inf) -> bool:
+    # Not the integers of other packages, whose arithmetic would overflow in the step loop.
+    return isinstance(value, int) and least <= value <= most
+
+
 def _inside(ids: Sequence[int], vocab_size: int) -> bool:
-    return not ids or (min(ids) >= 0 and max(ids) < vocab_size)
+    kinds = set(map(type, ids))
+    return all(issubclass(kind, Integral) and kind is not bool for kind in kinds) and (
+        not ids or (min(ids) >= 0 and max(ids) < vocab_size)
+    )
 
 
 def stream_key(seed: int, candidate: int) -> int:

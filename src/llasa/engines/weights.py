@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from llasa.errors import BundleError
 
@@ -29,8 +29,17 @@ def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
             f"{doing}: there is a LoRA adapter in it. Give it a folder of its own, and --adapter."
         )
     try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if getattr(config, "quantization_config", None):
+            raise BundleError(
+                f"{doing}: config.json has a quantization_config, which is not supported. "
+                "Use the unquantised checkpoint, with --dtype int8."
+            )
+        # A checkpoint must not choose kernels: some would be fetched.
+        config._attn_implementation = "sdpa"
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -39,7 +48,8 @@ def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
             output_loading_info=True,
         )
     except (
-        OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError, StrictDataclassError,
+        OSError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, KeyError, ArithmeticError,
+        SafetensorError, StrictDataclassError,
     ) as error:  # fmt: skip
         raise BundleError(
             f"{doing}: {error}. Fetch the folder again, whole and with safetensors weights."

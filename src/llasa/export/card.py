@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from llasa import voice
 from llasa.checkpoint import CODECS
-from llasa.manifest import Manifest
+from llasa.manifest import Manifest, Sampling
 from llasa.prompt import FAMILIES, SPEECH_END, Family, speech_token
 
 CARD = "README.md"
@@ -32,7 +32,11 @@ READS = {
 }
 PUBLISHED = "Published Llasa checkpoints are listed under CC BY-NC 4.0, which forbids commercial use."
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
-_PRIVATE = re.compile(r"secret|password|(^|_)(token|key|dir|path|folder|host|user)$", re.IGNORECASE)
+_WORDS = {
+    "bias", "dtype", "init_lora_weights", "lr_scheduler_type", "model_type", "optim", "peft_type",
+    "precision", "task_type", "torch_dtype",
+}  # fmt: skip
+_WORD = re.compile(r"[\w-]{1,40}")
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 Parts = Literal["lm", "codec", "all"]
@@ -111,7 +115,7 @@ def read_card(folder: Path) -> Card:
 
 
 def training_facts(*folders: Path) -> dict[str, str]:
-    """Return what trainers left of a run in the given folders: numbers and names, no paths and no secrets."""
+    """Return what trainers left of a run in the given folders: numbers, and words under a few known keys."""
     found: dict[str, str] = {}
     for path in (folder / name for folder in folders for name in TRAINING):
         if path.is_file():
@@ -144,11 +148,13 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _scalars(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in content.items():
+        if not _WORD.fullmatch(key):
+            continue  # a key can be data too
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | int | float | str) and not _PRIVATE.search(key):
-            if isinstance(value, str) and (not value or "/" in value or "\\" in value or len(value) > 60):
-                continue
+        elif isinstance(value, int | float) or (
+            key in _WORDS and isinstance(value, str) and _WORD.fullmatch(value)
+        ):
             yield prefix + key, f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -238,7 +244,7 @@ def _prompt(manifest: Manifest, folder: Path) -> dict[str, Any]:
 
 
 def _example(manifest: Manifest, folder: Path, lm: Path, repo: str) -> str:
-    family, drawn = _family(manifest, folder), manifest.sampling
+    family, drawn = _family(manifest, folder), _drawn(manifest.sampling)
     place = f'"{repo}"' if lm == Path(".") else f'"{repo}", subfolder="{lm.as_posix()}"'
     return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -248,11 +254,17 @@ prompt = {family.head!r} + "Hello there." + {family.tail!r}
 ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
 end = tokenizer.convert_tokens_to_ids("{SPEECH_END}")
 made = model.generate(
-    ids, max_length={manifest.lm.max_length}, eos_token_id=end, do_sample=True,
-    temperature={drawn.temperature}, top_p={drawn.top_p}, top_k={drawn.top_k},
+    ids, max_length={manifest.lm.max_length}, eos_token_id=end,
+    {", ".join(f"{key}={value}" for key, value in drawn.items())},
 )
 first = tokenizer.convert_tokens_to_ids("{speech_token(0)}")
 codes = [id - first for id in made[0, ids.shape[1] :].tolist() if id >= first]"""
+
+
+def _drawn(sampling: Sampling) -> dict[str, object]:
+    """Return how to draw alike, in transformers' words."""
+    keys = {"repetition_penalty"} | ({"temperature", "top_p", "top_k"} if sampling.temperature else set())
+    return {"do_sample": sampling.temperature > 0, **sampling.model_dump(include=keys)}
 
 
 def _rights(manifest: Manifest, data: ModelCardData) -> str:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import secrets
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ Progress = Callable[[int, int], None] | None
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 24  # weights converted at a time
+_DAMAGE = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, StrictDataclassError,
+    struct.error,
+)  # fmt: skip
 _K_BLOCK = 256  # weights of a row that share the scales of a k-quant
 
 
@@ -137,11 +142,22 @@ def _temporary(output: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def _undamaged(folder: Path) -> Iterator[None]:
+    """Blame what fails on the folder: its configuration or tokenizer has impossible values."""
+    try:
+        yield
+    except _DAMAGE as error:
+        found = f"config.json of {folder}, or its tokenizer, is damaged ({error!r})"
+        raise BundleError(f"{DOING}: {found}. {AGAIN}") from error
+
+
 def _read(folder: Path, end_token: str) -> _Model:
     """Look at all but the weights' values, and refuse what would not speak as it does here."""
-    config = _config(folder)
-    tokens = Tokens.read(folder, config.vocab_size, end_token)
-    return _Model(folder, config, tokens, *_weights(folder, config))
+    with _undamaged(folder):
+        config = _config(folder)
+        tokens = Tokens.read(folder, config.vocab_size, end_token)
+        return _Model(folder, config, tokens, *_weights(folder, config))
 
 
 def _config(folder: Path) -> PreTrainedConfig:
@@ -151,7 +167,7 @@ def _config(folder: Path) -> PreTrainedConfig:
         raise BundleError(f"{DOING}: {folder} holds a model of type '{found}'. {todo}.")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except OSError as error:
         raise BundleError(f"{DOING}: config.json of {folder} is damaged ({error}). {AGAIN}") from error
     rotary = ("default", "llama3") if found == "llama" else ("default",)
     for option, value, known in (
@@ -191,16 +207,19 @@ def _found(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
     """Return file, shape and type of all weights in a folder."""
     index = folder / "model.safetensors.index.json"
     named = read_json(index).get("weight_map", {}).values() if index.is_file() else ["model.safetensors"]
-    found: dict[str, tuple[Path, tuple[int, ...], str]] = {}
+    if outside := [name for name in named if not isinstance(name, str) or Path(name).name != name]:
+        found = f"{index} names {outside[0]!r}, which is no file of the folder"
+        raise BundleError(f"{DOING}: {found}. {AGAIN}")
+    weights: dict[str, tuple[Path, tuple[int, ...], str]] = {}
     for path in (folder / name for name in sorted(set(named))):
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
                     weight = file.get_slice(name)
-                    found[name] = path, tuple(weight.get_shape()), weight.get_dtype()
+                    weights[name] = path, tuple(weight.get_shape()), weight.get_dtype()
         except (OSError, SafetensorError) as error:
             raise BundleError(f"{DOING}: {path} is missing or damaged ({error}). {AGAIN}") from error
-    return found
+    return weights
 
 
 def _compare(
@@ -245,22 +264,13 @@ def _write_by_llama_cpp(model: _Model, output: Path, quant: str, on_progress: Pr
 def _write(model: _Model, output: Path, quant: str, on_progress: Progress) -> None:
     """Write the file in a type that the `gguf` package knows."""
     plan = [(weight, _kind(weight, quant)) for weight in model.weights]
-    factors = _rotary_factors(model.config)
+    total = sum(math.prod(gguf.quant_shape_to_byte_shape(weight.shape, kind)) for weight, kind in plan)
     with closing(gguf.GGUFWriter(output, model.config.model_type)) as writer:
         writer.add_file_type(gguf.LlamaFileType["ALL_F32" if quant == "f32" else f"MOSTLY_{quant.upper()}"])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        _hyperparameters(writer, model)
-        model.tokens.write(writer)
-        if factors is not None:
-            writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
-        total = 0
-        for weight, kind in plan:
-            shape = gguf.quant_shape_to_byte_shape(weight.shape, kind)
-            writer.add_tensor_info(weight.name, shape, np.dtype(np.uint8), math.prod(shape), kind)
-            total += math.prod(shape)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
+        with _undamaged(model.folder):
+            factors = _rotary_factors(model.config)
+            _describe(writer, model, plan, factors)
         if factors is not None:
             writer.write_tensor_data(factors)
         done = 0
@@ -270,6 +280,22 @@ def _write(model: _Model, output: Path, quant: str, on_progress: Progress) -> No
             done += len(data)
             if on_progress:
                 on_progress(done, total)
+
+
+def _describe(
+    writer: Any, model: _Model, plan: list[tuple[_Weight, Any]], factors: np.ndarray | None
+) -> None:
+    """Write all that comes before the weights."""
+    _hyperparameters(writer, model)
+    model.tokens.write(writer)
+    if factors is not None:
+        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+    for weight, kind in plan:
+        shape = gguf.quant_shape_to_byte_shape(weight.shape, kind)
+        writer.add_tensor_info(weight.name, shape, np.dtype(np.uint8), math.prod(shape), kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
 
 
 def _kind(weight: _Weight, quant: str) -> Any:

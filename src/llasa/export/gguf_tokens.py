@@ -28,14 +28,15 @@ _SPLITS = {_SPLIT % "{1,3}": "llama-bpe", _SPLIT % "": "qwen2"}
 
 @dataclass(frozen=True)
 class Tokens:
-    """A folder's tokenizer. names: of each of the model's ids, None where it has none.
+    """A folder's tokenizer. rows: how many ids the model has. names: of those that have one.
 
     added: ids that are no part of the vocabulary itself, and whether the tokenizer calls them special.
     splits: llama.cpp's name for how a byte-level BPE tokenizer splits text; None if it has none.
     extras: merges, ids with a task, such as the end of sequence, and the chat template.
     """
 
-    names: list[str | None]
+    rows: int
+    names: dict[int, str]
     added: dict[int, bool]
     splits: str | None
     extras: gguf.SpecialVocab
@@ -54,10 +55,12 @@ class Tokens:
             ids, splits = _vocabulary(table["model"]) | added, _splits(table)
             names = {token_id: name for name, token_id in ids.items()}
             highest = max(names)
+            if min(names) < 0 or len(special) < len(table["added_tokens"]):
+                raise ValueError("an added token has a negative id or that of another")
             # It warns of how text begins and ends, which is set below.
             logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
             extras = gguf.SpecialVocab(folder, splits is not None, n_vocab=rows)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise BundleError(
                 f"{DOING}: the tokenizer in {folder} is damaged ({error!r}). {AGAIN}"
             ) from error
@@ -71,7 +74,7 @@ class Tokens:
         extras.add_special_token = {"bos": False, "eos": False}  # our prompts carry their own
         # llama.cpp reads no file without merges; this one joins nothing.
         extras.merges = extras.merges or [" "]
-        return cls([names.get(token_id) for token_id in range(rows)], special, splits, extras)
+        return cls(rows, names, special, splits, extras)
 
     def write(self, writer: gguf.GGUFWriter) -> None:
         """Add all to a file that is begun."""
@@ -79,8 +82,9 @@ class Tokens:
             _log.warning("llama.cpp has no tokenizer like this one: the file reads ids well, but not text")
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self.splits or "default")
-        writer.add_token_list([name or f"[PAD{token_id}]" for token_id, name in enumerate(self.names)])
-        writer.add_token_types([self._kind(token_id, name) for token_id, name in enumerate(self.names)])
+        names = [self.names.get(token_id) for token_id in range(self.rows)]
+        writer.add_token_list([name or f"[PAD{token_id}]" for token_id, name in enumerate(names)])
+        writer.add_token_types([self._kind(token_id, name) for token_id, name in enumerate(names)])
         self.extras.add_to_gguf(writer, quiet=True)
 
     def _kind(self, token_id: int, name: str | None) -> gguf.TokenType:

@@ -3,16 +3,20 @@
 Nothing is uploaded, and no file that is not part of the bundle is copied. Must not know: command lines.
 """
 
+import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from huggingface_hub import ModelCard
 
-from llasa.bundle import Bundle, seal
+from llasa.bundle import MANIFEST, Bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
 from llasa.manifest import Manifest
@@ -25,9 +29,17 @@ TOKENIZER = (
 RIGHTS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 REFUSED = (
-    *(f"*{suffix}" for suffix in PICKLES), "*.py", "*.env", ".env*", "*.pem", "*.key", "*.p12", "*.pfx",
-    "id_rsa*", "id_ed25519*", ".netrc", "*secret*", "*credential*", "*password*", "token", "token.txt",
+    *(f"*{suffix}" for suffix in PICKLES), "*.py", "*.so", "*.dll", "*.sh", "*.env", ".env*", "*.pem",
+    "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".npmrc", ".pypirc", "token",
+    "token.txt",
 )  # fmt: skip
+SECRET = {"secret", "secrets", "credential", "credentials", "password", "passwords", "passwd"}
+# What an export can have written beside what its `bundle.toml` lists; the last are the compact codec's.
+WRITTEN = (
+    *MODEL, *TOKENIZER, *RIGHTS, CARD, MANIFEST,
+    "encoder.safetensors", "decoder.safetensors", "vocoder.safetensors",
+)  # fmt: skip
+PRIVATE = {"_name_or_path", "name_or_path", "auto_map"}  # where it lay, and code that it would have run
 
 
 @dataclass(frozen=True)
@@ -79,17 +91,19 @@ def export_hf(
     """
     changes = changes or Changes()
     repo = _repo(changes, bundle)
-    _check_output(output, force)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-            draft = Path(scratch) / output.name
+        place = output.resolve()  # `..` has no name of its own
+        _check_place(place, bundle, changes)
+        _check_output(place, force)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
+            draft = Path(scratch) / "draft"
             license = _write(bundle, changes, parts, draft, repo)
-            _move(draft, output)
-    except OSError as error:
-        found = f"the system says: {error.strerror or error}"
+            _swap(draft, place, Path(scratch) / "before")
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        found = f"the system says: {getattr(error, 'strerror', None) or error}"
         raise ConfigError(f"Exporting to '{output}': {found}. Choose another folder.") from error
-    paths = [path for path in sorted(output.rglob("*")) if path.is_file() and not _hidden(path, output)]
+    paths = list(_visible(output))
     names = tuple(path.relative_to(output).as_posix() for path in paths)
     return Exported(output, repo, names, sum(path.stat().st_size for path in paths), license)
 
@@ -110,6 +124,18 @@ def _repo(changes: Changes, bundle: Bundle) -> str:
     return repo
 
 
+def _check_place(place: Path, bundle: Bundle, changes: Changes) -> None:
+    source = bundle.manifest.codec.source
+    sources = [bundle.folder, changes.lm, changes.adapter, Path(source) if source else None]
+    folders = [path.resolve() for path in sources if path is not None and path.exists()]
+    clashes = [folder for folder in folders if folder.is_relative_to(place) or place.is_relative_to(folder)]
+    if Path.cwd().is_relative_to(place):
+        clashes.append(Path.cwd())
+    if clashes:
+        found = f"it is, holds or lies in '{clashes[0]}', which is read or in use"
+        raise ConfigError(f"Exporting to '{place}': {found}. Choose a new folder.")
+
+
 def _check_output(output: Path, force: bool) -> None:
     doing = f"Exporting to '{output}'"
     if output.exists() and not output.is_dir():
@@ -120,6 +146,22 @@ def _check_output(output: Path, force: bool) -> None:
         raise ConfigError(f"{doing}: it holds other things than an earlier export. Choose a new folder.")
     if not force:
         raise ConfigError(f"{doing}: an earlier export is there. Choose a new folder, or use --force.")
+    known = _listed(output) | _matching(output, WRITTEN).keys()
+    names = [path.relative_to(output).as_posix() for path in _visible(output)]
+    others = [name for name in names if name not in known]
+    if others:
+        listed = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
+        raise ConfigError(f"{doing}: no export wrote {listed}. Move them away, or choose a new folder.")
+
+
+def _listed(output: Path) -> set[str]:
+    """Return the names that the `bundle.toml` of an earlier export lists, none if it has no such file."""
+    path = output / MANIFEST
+    try:
+        return set(tomllib.loads(path.read_text(encoding="utf-8"))["files"]) if path.is_file() else set()
+    except (ValueError, KeyError, TypeError) as error:
+        found = f"its {MANIFEST} is damaged ({error!r})"
+        raise ConfigError(f"Exporting to '{output}': {found}. Choose a new folder.") from error
 
 
 def _write(bundle: Bundle, changes: Changes, parts: Parts, draft: Path, repo: str) -> str | None:
@@ -134,7 +176,7 @@ def _write(bundle: Bundle, changes: Changes, parts: Parts, draft: Path, repo: st
     # A published checkpoint whose codec is on the Hub stays as it is: two folders cannot be sealed as one.
     sealed = parts == "all" and bool(manifest.files or _codec(bundle))
     if sealed:
-        manifest = seal(draft, _settings(manifest, bool(_codec(bundle))))
+        manifest = _sealed(bundle, draft, _settings(manifest, bool(_codec(bundle))))
     base_model = changes.base_model or (base_of(*trained, bundle.folder) if trained else None)
     facts, own = training_facts(*(trained or [bundle.folder / manifest.lm.path])), read_card(bundle.folder)
     origin = Origin(repo, bundle.name, parts, changes.new_lm, changes.license, base_model, own, facts)
@@ -142,6 +184,14 @@ def _write(bundle: Bundle, changes: Changes, parts: Parts, draft: Path, repo: st
     card: ModelCard = model_card(draft, manifest, lm, origin)
     card.save(draft / CARD)
     return card.data.to_dict().get("license")
+
+
+def _sealed(bundle: Bundle, draft: Path, settings: dict[str, object]) -> Manifest:
+    try:
+        return seal(draft, settings)
+    except (BundleError, ConfigError) as error:
+        # The draft is about to go: what does not fit came from the bundle.
+        raise type(error)(str(error).replace(str(draft), str(bundle.folder))) from error
 
 
 def _files(bundle: Bundle, changes: Changes, parts: Parts, scratch: Path) -> dict[str, Path]:
@@ -219,7 +269,7 @@ def _matching(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
 def _check_names(files: Iterable[str]) -> None:
     for name in files:
         last = PurePosixPath(name).name.lower()
-        if any(fnmatch(last, pattern) for pattern in REFUSED):
+        if any(fnmatch(last, pattern) for pattern in REFUSED) or SECRET & set(re.split(r"[\s._-]+", last)):
             raise BundleError(
                 f"Exporting '{name}': files of such a name can run code or hold secrets. "
                 "Take it out of the bundle and seal it again."
@@ -232,7 +282,27 @@ def _copy(files: dict[str, Path], folder: Path) -> None:
             raise BundleError(f"Exporting '{name}': there is no file {source}. Fetch the bundle again.")
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)  # follows links: the Hub's cache is made of them
+        if target.name in ("config.json", "tokenizer_config.json"):
+            target.write_bytes(_public(name, source))
+        else:
+            shutil.copyfile(source, target)  # follows links: the Hub's cache is made of them
+
+
+def _public(name: str, source: Path) -> bytes:
+    """Return a settings file without what is private: as it is where there is nothing such."""
+    content = source.read_bytes()
+    try:
+        settings = json.loads(content)
+    except ValueError as error:
+        raise BundleError(f"Exporting '{name}': found no JSON ({error}). Fetch or build it again.") from error
+    public = _without_private(settings)
+    return content if public == settings else json.dumps(public, indent=2, ensure_ascii=False).encode()
+
+
+def _without_private(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_private(value) for key, value in content.items() if key not in PRIVATE}
+    return [_without_private(value) for value in content] if isinstance(content, list) else content
 
 
 def _settings(manifest: Manifest, inside: bool) -> dict[str, object]:
@@ -243,14 +313,29 @@ def _settings(manifest: Manifest, inside: bool) -> dict[str, object]:
     return settings | {"codec": codec}
 
 
-def _move(draft: Path, output: Path) -> None:
-    """Put the draft in place of what is there; hidden files stay: a clone's .git, .gitattributes."""
+def _swap(draft: Path, output: Path, aside: Path) -> None:
+    """Put the draft in place of what is there, or leave all as it was; hidden files stay: a clone's .git."""
     output.mkdir(exist_ok=True)
-    for path in [path for path in output.iterdir() if not path.name.startswith(".")]:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for path in draft.iterdir():
-        path.replace(output / path.name)
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for start, end, paths in (
+            (output, aside, list(_visible(output))),
+            (draft, output, [path for path in draft.rglob("*") if path.is_file()]),
+        ):
+            for path in paths:
+                target = end / path.relative_to(start)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+                moved.append((path, target))
+    except BaseException:
+        for path, target in reversed(moved):
+            target.replace(path)
+        raise
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _visible(folder: Path) -> Iterator[Path]:
+    """Yield files and links, sorted, without hidden ones and what is in hidden folders."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and (path.is_symlink() or not path.is_dir()):
+            yield path

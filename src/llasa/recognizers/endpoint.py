@@ -24,6 +24,7 @@ from llasa.web import Call, Server
 RATE_HZ = 16000  # what such models listen at; more would only be sent
 REACH_S = 2.0  # how long a server may take to accept a connection
 KEY_VARIABLE = "LLASA_ENDPOINT_KEY"
+_SLACK_S = 0.1  # servers round, and some hear more than there is
 _MORE_TIME = "Ask a quicker server, or in Python make an EndpointRecognizer with a larger timeout_s"
 
 
@@ -42,8 +43,7 @@ class EndpointRecognizer:
             url: where its API begins, such as `http://localhost:8000/v1`.
             model: as the server calls it. language: of the speech, as in ISO 639-1.
             key: sent as a bearer token. A recipe's endpoint gets it from `LLASA_ENDPOINT_KEY`.
-            timeout_s: for all of one clip, from the first byte sent to the last one read; connecting may take
-                as long again.
+            timeout_s: for all of one clip, connecting included.
             concurrency: clips sent at once.
             words: ask for the times of words too (`verbose_json`), which fewer servers know.
 
@@ -51,10 +51,10 @@ class EndpointRecognizer:
             ConfigError: the URL has another scheme, no host or a password, or a number is not positive.
         """
         self._server = Server(url, "Asking a server for transcripts", key, timeout_s)
-        if not timeout_s > 0 or concurrency < 1 or not model:
-            found = f"timeout_s {timeout_s}, concurrency {concurrency} and model '{model}'"
+        if concurrency < 1 or not model:
             raise ConfigError(
-                f"Asking '{url}' for transcripts: found {found}. Give positive numbers and the model's name."
+                f"Asking '{url}' for transcripts: found concurrency {concurrency} and model '{model}'. "
+                "Give a positive number and the model's name."
             )
         self.url, self.name = url, f"endpoint@{self._server.netloc}/{quote(model)}"
         self.timeout_s, self.concurrency, self.words = timeout_s, concurrency, words
@@ -96,26 +96,30 @@ class EndpointRecognizer:
         try:
             path = self._server.path + "/audio/transcriptions"
             status, answer = Call(self._server).ask("POST", path, body, {"Content-Type": kind})
-            return self._transcript(status, answer)
+            return self._transcript(status, answer, clip.duration_s)
         except ScorerError as error:
             return error
         except (OSError, HTTPException) as error:
             spent = time.monotonic() - started
             slow = isinstance(error, TimeoutError) or spent >= self.timeout_s
-            found = f"no whole answer after {spent:.1f} s" if slow else f"{type(error).__name__}: {error}"
+            found = (
+                f"no whole answer after {spent:.1f} s"
+                if slow
+                else f"{type(error).__name__}: {self._server.shown(str(error).encode())}"
+            )
             return self._failure(found, _MORE_TIME if slow else "See that it runs there")
 
-    def _transcript(self, status: int, answer: bytes) -> Transcript:
+    def _transcript(self, status: int, answer: bytes, duration_s: float) -> Transcript:
         if status != 200:
             todo = f"Check the URL, which mostly ends in /v1, the model's name and the key ({KEY_VARIABLE})"
             raise self._failure(f"HTTP {status}: {self._server.shown(answer)}", todo)
         try:
             fields = json.loads(answer)
             text, parts = " ".join(fields["text"].split()), fields["words"] if self.words else []
-            tokens = tuple(str(part["word"]).strip() for part in parts)
+            tokens = tuple(part["word"].strip() for part in parts)
             spans = tuple((float(part["start"]), float(part["end"])) for part in parts)
-            if not all(math.isfinite(time_s) for span in spans for time_s in span):
-                raise ValueError("a time that is no number")
+            if not all(tokens) or not all(0 <= start <= end <= duration_s + _SLACK_S for start, end in spans):
+                raise ValueError("a word without letters, or a time outside the clip")
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             wanted = "'text' and 'words'" if self.words else "'text'"
             found = f"an answer that is no JSON with {wanted}: {self._server.shown(answer)}"
