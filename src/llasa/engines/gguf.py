@@ -246,7 +246,7 @@ def llama_library(doing: str) -> Any:
         MissingExtra: it is not installed.
     """
     try:
-        import llama_cpp
+        import llama_cpp  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtra(doing, "llama_cpp", "gguf") from error
     llama_cpp.llama_log_set(_listener().callback, c_void_p())
@@ -266,7 +266,7 @@ class _Listener:
     """Hears what llama.cpp says; `errors` are the last ones."""
 
     def __init__(self) -> None:
-        from llama_cpp import llama_log_callback
+        from llama_cpp import llama_log_callback  # pyright: ignore[reportMissingImports]
 
         self.errors: deque[str] = deque(maxlen=4)
         self.callback = llama_log_callback(self._hear)
