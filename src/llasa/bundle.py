@@ -4,7 +4,6 @@ Each part is loaded when it is first asked for: what needs the codec only never 
 Must not know how the parts work together.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from llasa.text.phones import Phonemizer
 from llasa.text.reading import Reader
 from llasa.text.written import Written, likely_language, tidy
 from llasa.voice import VoiceStore, default_voice_folder
+from llasa.weights import sha256
 
 MANIFEST = "bundle.toml"
 UNSEALED = (MANIFEST, "README.md")  # the model card may be edited
@@ -372,8 +372,7 @@ def _names(folder: Path) -> list[str]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256([path])
     except OSError as error:
         raise _damaged(path.parent, f"reading {path.name}, the system says: {error.strerror}") from error
 

@@ -12,12 +12,12 @@ from typing import Any
 from llasa import config
 from llasa.errors import BundleError, ConfigError
 from llasa.manifest import CodecPart, LmPart, Manifest, Sampling
+from llasa.weights import pickles
 
 # The codec that the published models speak in, by the number of its codes.
 CODECS = {65_536: "HKUSTAudio/xcodec2-hf"}
 # Rows of training held this many ids (zhenye234/LLaSA_training), though the base models hold far more.
 TRAINED_LENGTH = 2048
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _SPEECH = re.compile(r"<\|s_(\d+)\|>")
 
 
@@ -73,8 +73,8 @@ def check_weights(folder: Path) -> None:
     """
     files = {path.name for path in folder.glob("*.safetensors")}
     if not files:
-        pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
-        found = f"only {', '.join(pickles)}, which can run code when opened" if pickles else "no weights"
+        unsafe = pickles(folder)
+        found = f"only {', '.join(unsafe)}, which can run code when opened" if unsafe else "no weights"
         todo = "Fetch a safetensors copy, or make one: huggingface.co/spaces/safetensors/convert"
         raise _unfit(folder, f"expected model.safetensors, found {found}", todo)
     for index in folder.glob("*.safetensors.index.json"):

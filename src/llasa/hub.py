@@ -11,6 +11,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from llasa.errors import BundleError, ConfigError
+from llasa.weights import sha256
 
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.toml", "*.txt", "*.txt.gz", "*.md")
 VARIANTS = ("*.fp32*", "*.fp16*", "*.non_ema*")  # the same weights again, which nothing here opens
@@ -80,10 +81,9 @@ def check(folder: Path) -> int:
 
 def _digest(path: Path, like: str) -> str:
     """Return SHA-256 of a large file, or git's hash of a small one: the Hub names blobs by either."""
-    with path.open("rb") as file:
-        if len(like) == 64:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        content = file.read()
+    if len(like) == 64:
+        return sha256([path])
+    content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 

@@ -1,5 +1,4 @@
-"""The prompt format: text and codes to token ids, and back.
-The only file that knows markers and code arithmetic.
+"""The prompt format: text and codes to token ids, and back. Nothing else knows markers and code arithmetic.
 
 It must not know the engine, sound, or how writing becomes speakable: text arrives in the bundle's own form
 (characters or phones). A prompt is head + text + tail + voice codes; a family is the pair (head, tail), which

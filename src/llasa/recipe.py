@@ -3,6 +3,8 @@
 Must not know: texts, voices, command lines.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from os import PathLike
 from typing import Annotated, Literal
 
@@ -12,7 +14,7 @@ from llasa import config
 from llasa.errors import ConfigError
 from llasa.judge import Judge, JudgeBlock, PartBlock, build_judge
 from llasa.scorers.base import Parts
-from llasa.search import BeamSearch, BestOfN, Fallback, Hybrid, Search, search_for
+from llasa.search import BeamSearch, BestOfN, Fallback, Hybrid, Progress, Search, search_for
 from llasa.style import Style
 from llasa.style import parts as parts_of
 
@@ -68,6 +70,24 @@ class _Written(Recipe):
 
     judge: JudgeBlock | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     search: SearchBlock | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How speech is searched for: `Synthesizer.effort` makes one.
+
+    deadline_s: for a whole text, or, as `deadline_x`, seconds of search a second of expected speech; no limit
+    if both are None. temperature: of the candidates; the usual one if None. on_progress: told segment,
+    segments and progress. recipe: what judge and search were made from, for the receipt.
+    """
+
+    search: Search
+    judge: Judge
+    deadline_s: float | None = None
+    deadline_x: float | None = None
+    temperature: float | None = None
+    on_progress: Callable[[int, int, Progress], None] | None = None
+    recipe: Recipe | None = None
 
 
 def read_recipe(path: str | PathLike[str], own: str | PathLike[str] | None = None) -> Recipe:

@@ -16,10 +16,11 @@ from llasa.engines.base import generate
 from llasa.errors import ScorerError
 from llasa.judge import Judge
 from llasa.receipt import witness
+from llasa.recipe import Effort
 from llasa.recognizers.base import Recognizer
 from llasa.search import Job, Ranking, place
 from llasa.spoken import Spoken
-from llasa.synthesizer import Effort, Synthesizer
+from llasa.synthesizer import Synthesizer
 
 FIRST_NUMBER = 1 << 16  # candidates from here on are beyond those of any search
 MARGIN_S = 0.08  # before the span: a sound begins before its word is heard to begin

@@ -6,7 +6,7 @@ It must not know files of sound, command lines or the inside of any part.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import PurePath
@@ -20,8 +20,8 @@ from llasa.errors import ConfigError, EngineError, InputError
 from llasa.judge import Judge, build_judge
 from llasa.manifest import Sampling
 from llasa.receipt import Receipt, receipt_of
-from llasa.recipe import HELD_OUT, Recipe, build_search, read_recipe, with_witness
-from llasa.search import Job, Means, Progress, Ranking, Search
+from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, read_recipe, with_witness
+from llasa.search import Job, Means, Ranking
 from llasa.spoken import Spoken, concatenated, voiced
 from llasa.text.reading import is_unspaced
 from llasa.text.segment import Segment, segment
@@ -46,24 +46,6 @@ class _Job(Job):
 
     dropped: tuple[str, ...] = ()
     expected_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How speech is searched for: `Synthesizer.effort` makes one.
-
-    deadline_s: for a whole text, or, as `deadline_x`, seconds of search a second of expected speech; no limit
-    if both are None. temperature: of the candidates; the usual one if None. on_progress: told segment,
-    segments and progress. recipe: what judge and search were made from, for the receipt.
-    """
-
-    search: Search
-    judge: Judge
-    deadline_s: float | None = None
-    deadline_x: float | None = None
-    temperature: float | None = None
-    on_progress: Callable[[int, int, Progress], None] | None = None
-    recipe: Recipe | None = None
 
 
 class Synthesizer:

@@ -23,25 +23,13 @@ from tests.servers import END, VOCAB, llama_server, model, serving, vllm
 SERVERS = {"vllm": "LLASA_TEST_VLLM", "llama-server": "LLASA_TEST_LLAMA_SERVER"}
 
 
-class TestAsVllm(EngineContract):
+class TestAsServer(EngineContract):
     positional = False
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="class", params=[vllm, llama_server], ids=["vllm", "llama-server"])
     @classmethod
-    def engine(cls) -> Iterator[Engine]:
-        with serving(vllm) as served:
-            engine = RemoteEngine(served.url, "tiny", vocab_size=VOCAB, concurrency=16)
-            yield engine
-            engine.close()
-
-
-class TestAsLlamaServer(EngineContract):
-    positional = False
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def engine(cls) -> Iterator[Engine]:
-        with serving(llama_server) as served:
+    def engine(cls, request: pytest.FixtureRequest) -> Iterator[Engine]:
+        with serving(request.param) as served:
             engine = RemoteEngine(served.url, "tiny", vocab_size=VOCAB, concurrency=16)
             yield engine
             engine.close()

@@ -37,7 +37,7 @@ def trained(bundle: Path, folder: Path) -> Path:
     state = {
         "global_step": 120,
         "num_train_epochs": 2,
-        "best_model_checkpoint": "/home/me/run",
+        "best_model_checkpoint": "private/run",
         "hub_token": "x",
     }
     (folder / "trainer_state.json").write_text(json.dumps(state))
@@ -95,7 +95,7 @@ def test_a_trained_language_model_takes_the_place_of_the_old(tiny_bundle: Path, 
     assert not any(name.endswith((".bin", ".pt")) for name in files(folder))
     text = (folder / "README.md").read_text()
     assert "| global_step | 120 |" in text and "from that of tiny" in text
-    assert "/home/me" not in text and "hub_token" not in text
+    assert "private/run" not in text and "hub_token" not in text
 
 
 def test_an_adapter_is_merged(tiny_bundle: Path, tmp_path: Path):
@@ -271,13 +271,13 @@ def test_an_output_that_touches_a_source_is_refused(
 def test_private_settings_are_left_out(broken_bundle: Path, tmp_path: Path):
     for name in ("config.json", "tokenizer_config.json"):
         path = broken_bundle / "lm" / name
-        private = {"_name_or_path": "/home/me/run", "auto_map": {"AutoModel": "evil.Model"}}
+        private = {"_name_or_path": "private/run", "auto_map": {"AutoModel": "evil.Model"}}
         path.write_text(json.dumps(json.loads(path.read_text()) | private | {"part": private}))
     seal(broken_bundle, _settings(read_manifest(broken_bundle), True))
     made = export_hf(load_bundle(broken_bundle), tmp_path / "out").folder
     for name in ("config.json", "tokenizer_config.json"):
         text = (made / "lm" / name).read_text()
-        assert "/home/me" not in text and "evil" not in text and json.loads(text)["part"] == {}
+        assert "private/run" not in text and "evil" not in text and json.loads(text)["part"] == {}
     same = "codec/config.json"
     assert (made / same).read_bytes() == (broken_bundle / same).read_bytes()
 
@@ -285,7 +285,7 @@ def test_private_settings_are_left_out(broken_bundle: Path, tmp_path: Path):
 def test_training_facts_hold_numbers_and_known_words_alone(tmp_path: Path):
     content = {
         "steps": 3, "fp16": True, "lr": 1e-5, "optim": "adamw", "peft": {"task_type": "CAUSAL_LM"},
-        "mail": "me@example.com", "hostname": "gpu-7", "apikey": "hf_abc", "model_type": "/home/me",
+        "mail": "me@example.com", "hostname": "gpu-7", "apikey": "hf_abc", "model_type": "private/run",
         "x@y.z": 5,
     }  # fmt: skip
     (tmp_path / "run.json").write_text(json.dumps(content))

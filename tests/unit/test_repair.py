@@ -13,13 +13,14 @@ from llasa.core import Audio, Candidate, Codes, Finish, Generation, Ids, Samplin
 from llasa.engines.base import Step
 from llasa.errors import ScorerError
 from llasa.judge import Judge, Part, Rubric
+from llasa.recipe import Effort
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.repair import FIRST_NUMBER, MARGIN_S, Repaired, failing_spans, repair
 from llasa.scorers.likelihood import ModelLikelihood
 from llasa.scorers.wer import ErrorRate
 from llasa.search import Ranking, Sample
 from llasa.spoken import Spoken
-from llasa.synthesizer import Effort, Synthesizer
+from llasa.synthesizer import Synthesizer
 from llasa.text.reading import Reader
 from llasa.text.segment import segment
 

@@ -17,9 +17,10 @@ from llasa.errors import ConfigError
 
 if TYPE_CHECKING:
     from llasa.receipt import Receipt, SegmentReceipt
+    from llasa.recipe import Effort
     from llasa.search import Progress
     from llasa.spoken import Spoken
-    from llasa.synthesizer import Effort, Synthesizer
+    from llasa.synthesizer import Synthesizer
 
 USUAL_EFFORT = 8  # where something has to be searched for and nobody said how hard
 

@@ -32,8 +32,9 @@ from llasa.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from llasa.core import Audio, Voice
     from llasa.receipt import Receipt
+    from llasa.recipe import Effort
     from llasa.spoken import Spoken
-    from llasa.synthesizer import Effort, Synthesizer
+    from llasa.synthesizer import Synthesizer
 
 EPILOG = examples(
     'llasa say "Hello there."',

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from llasa.codec import unpickle
 from llasa.codec.fbank import SAMPLE_RATE
-from llasa.codec.xcodec2 import DAMAGED, KINDS, PICKLES, Xcodec2Codec, read_config
+from llasa.codec.xcodec2 import DAMAGED, KINDS, Xcodec2Codec, read_config
 from llasa.codec.xcodec2_names import Tensors, config_of, is_dropped, plain, to_native
 from llasa.core import Audio
 from llasa.errors import BundleError, ConfigError
+from llasa.weights import PICKLES
 
 WRITTEN = {"config.json", "model.safetensors"}
 
@@ -161,7 +162,7 @@ def _read(source: Path, files: list[Path]) -> tuple[Tensors, tuple[str, ...]]:
     try:
         for path in files:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
+                for name in file.keys():  # noqa: SIM118 - not a mapping
                     if is_dropped(plain(name)):
                         dropped.append(name)
                     else:

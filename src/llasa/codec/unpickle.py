@@ -34,7 +34,7 @@ class Inert:
 class InertDict:
     """Stands in for a kind of dictionary: torch adds items to plain ones alone."""
 
-    def __new__(cls, *_: object) -> dict:  # type: ignore[misc]
+    def __new__(cls, *_: object) -> dict:
         """Return an empty dictionary."""
         return {}
 

@@ -3,7 +3,6 @@
 Knows no language model, no text and no Hub: `load` reads a local folder. Shapes: T samples, N codes.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -23,9 +22,9 @@ from llasa.audio import resample
 from llasa.codec.fbank import SAMPLE_RATE, stacked_features
 from llasa.core import Audio, Codes
 from llasa.errors import BundleError, InputError
+from llasa.weights import PICKLES, not_finite, sha256
 
 _HOP = 320  # samples a code before the encoder: two filter-bank frames of 10 ms at 16 kHz
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 KINDS: dict[str, tuple[Any, Any]] = {
     "xcodec2": (Xcodec2Config, Xcodec2Model),
     "neucodec": (NeuCodecConfig, NeuCodecModel),
@@ -84,7 +83,7 @@ class Xcodec2Codec:
         config = read_config(folder)
         log.info("%s from '%s' runs on %s", config.model_type, folder, device)
         model = _load_model(folder, config).to(device)
-        return cls(model, f"{config.model_type}@{_weights_hash(files)}")
+        return cls(model, f"{config.model_type}@{sha256(files)[:12]}")
 
     def code_count(self, n_samples: int) -> int:
         """Return how many codes `n_samples` at `sample_rate` become.
@@ -248,7 +247,11 @@ def _load_model(folder: Path, config: Any) -> Any:
             "gives wrong codes without a sign. Download it again, or, where these are older names: "
             f"llasa codec convert '{folder}' -o FOLDER"
         )
-    _check_finite(folder, model)
+    if bad := not_finite(model):
+        raise BundleError(
+            f"Loading codec weights from '{folder}': found NaN or infinity in {', '.join(bad)}. "
+            "Download or convert it again."
+        )
     return model
 
 
@@ -259,24 +262,3 @@ def _difference(kind: str, keys: Any) -> str:
         f"{name} of shape {list(found)}, expected {list(wanted)}" for name, found, wanted in sorted(keys)
     )
     return ", ".join(shapes)
-
-
-def _check_finite(folder: Path, model: Any) -> None:
-    # A sum is quick and carries any NaN or infinity along; a sum that overflows gets a second look.
-    suspects = [(name, weight) for name, weight in model.named_parameters() if not weight.sum().isfinite()]
-    bad = sorted(name for name, weight in suspects if not weight.isfinite().all())
-    if bad:
-        raise BundleError(
-            f"Loading codec weights from '{folder}': found NaN or infinity in {', '.join(bad)}. "
-            "Download or convert it again."
-        )
-
-
-def _weights_hash(files: Sequence[Path]) -> str:
-    # After loading, so that the bytes are still in the page cache: 2.5 GB take about 2 s.
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:12]

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from llasa.engines.quantized import Int8Linear
 from llasa.engines.weights import load_model
 from llasa.errors import BundleError, ConfigError, MissingExtra
+from llasa.weights import pickles
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -108,8 +109,8 @@ def _settings(folder: Path, doing: str) -> dict[str, Any]:
 
 def _tensors(folder: Path, doing: str) -> dict[str, Tensor]:
     if not (folder / WEIGHTS).is_file():
-        pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".bin", ".pt", ".pth")]
-        found = f"only {', '.join(pickles)}, which can run code when opened" if pickles else "no weights"
+        names = pickles(folder)
+        found = f"only {', '.join(names)}, which can run code when opened" if names else "no weights"
         raise BundleError(
             f"{doing}: expected {WEIGHTS}, found {found}. Save it again with peft, as safetensors."
         )

@@ -1,11 +1,13 @@
 """The engine contract: token ids in, token ids out. Knows no text, no markers and no audio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from threading import Condition
 from typing import Protocol, runtime_checkable
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
+from llasa.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,31 @@ class SupportsAdapters(Protocol):
     def unload_adapter(self, name: str) -> None:
         """Let no new request have an adapter; those in flight keep it to their end."""
         ...
+
+
+def follow(news: Condition, steps: list[Step], over: Callable[[], bool]) -> Iterator[Step]:
+    """Yield all steps of a request from the first on, as they come.
+
+    Args:
+        news: told whenever there are more steps, and when it is over. steps: what came so far; only grows.
+        over: whether nothing more will come.
+    """
+    seen = 0
+    while True:
+        with news:
+            while len(steps) == seen and not over():
+                news.wait()
+            fresh = steps[seen:]
+        if not fresh:
+            return
+        seen += len(fresh)
+        yield from fresh
+
+
+def check_candidate(candidate: int | None, n: int) -> None:
+    """Raise ConfigError unless this is one of n candidates, or None for all."""
+    if candidate is not None and not 0 <= candidate < n:
+        raise ConfigError(f"Cancelling: candidate is {candidate}. Give one in [0, {n}), or None for all.")
 
 
 def generate(engine: Engine, prompts: Sequence[Ids], params: SamplingParams) -> list[list[Generation]]:

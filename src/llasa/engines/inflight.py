@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
-from llasa.engines.base import Step
+from llasa.engines.base import Step, check_candidate, follow
 from llasa.engines.head import Head
 from llasa.engines.sampling import LoopWatch, Settings, draw, penalise, uniforms
-from llasa.errors import ConfigError, EngineError
+from llasa.errors import EngineError
 
 
 class LocalRequest:
@@ -42,25 +42,15 @@ class LocalRequest:
         Raises:
             EngineError: the engine failed or was closed.
         """
-        seen = 0
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: len(self._steps) > seen or self._over.is_set())  # noqa: B023
-                fresh = self._steps[seen:]
-            if not fresh:
-                return self._raise()
-            seen += len(fresh)
-            yield from fresh
+        yield from follow(self._news, self._steps, self._over.is_set)
+        self._raise()
 
     def cancel(self, candidate: int | None = None) -> None:
         """Stop one candidate, or all; what was drawn so far is its generation.
 
         A request that still waits for a slot is over at once.
         """
-        if candidate is not None and not 0 <= candidate < self.params.n:
-            raise ConfigError(
-                f"Cancelling: candidate is {candidate}. Give one in [0, {self.params.n}), or None for all."
-            )
+        check_candidate(candidate, self.params.n)
         with self._news:
             self._cancelled.update(range(self.params.n) if candidate is None else [candidate])
             if len(self._cancelled) == self.params.n and not (self._begun or self._over.is_set()):

@@ -14,7 +14,7 @@ from http.client import HTTPException
 from queue import SimpleQueue
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
-from llasa.engines.base import Step
+from llasa.engines.base import Step, check_candidate, follow
 from llasa.engines.dialects import dialect
 from llasa.engines.replies import failure, unreached
 from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt
@@ -236,25 +236,15 @@ class RemoteRequest:
         Raises:
             EngineError: the server failed, or the engine was closed.
         """
-        seen = 0
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: len(self._steps) > seen or self.over())  # noqa: B023
-                fresh = self._steps[seen:]
-            if not fresh:
-                return self._raise()
-            seen += len(fresh)
-            yield from fresh
+        yield from follow(self._news, self._steps, self.over)
+        self._raise()
 
     def cancel(self, candidate: int | None = None) -> None:
         """Stop one candidate, or all; what was drawn so far is its generation.
 
         Connections that nobody needs any more are closed, and the server stops.
         """
-        if candidate is not None and not 0 <= candidate < self.params.n:
-            raise ConfigError(
-                f"Cancelling: candidate is {candidate}. Give one in [0, {self.params.n}), or None for all."
-            )
+        check_candidate(candidate, self.params.n)
         with self._news:
             for i in range(self.params.n) if candidate is None else [candidate]:
                 if self._rows[i].finish is None and self._error is None:

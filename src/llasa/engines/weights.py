@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from llasa.errors import BundleError
+from llasa.weights import not_finite
 
 
 def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
@@ -59,10 +60,6 @@ def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
     wrong = [f"{kind[:-5]} {key}" for kind in kinds for key in sorted(map(str, report[kind]))]
     if wrong:
         raise BundleError(f"{doing}: {len(wrong)} weights do not fit, first {wrong[0]}. Fetch it again.")
-    # One pass of 0.2 s for 1B: weights that were damaged in a place that no header tells of.
-    odd = [
-        name for name, weight in model.named_parameters() if not weight.sum(dtype=torch.float32).isfinite()
-    ]
-    if odd:
+    if odd := not_finite(model):
         raise BundleError(f"{doing}: {len(odd)} weights are not finite, first {odd[0]}. Fetch it again.")
     return model

@@ -20,6 +20,7 @@ from llasa.bundle import MANIFEST, Bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
 from llasa.manifest import Manifest
+from llasa.weights import PICKLES, pickles
 
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 TOKENIZER = (
@@ -27,9 +28,9 @@ TOKENIZER = (
     "chat_template.jinja", "vocab.json", "merges.txt",
 )  # fmt: skip
 RIGHTS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
+OBJECTS = (*PICKLES, ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 REFUSED = (
-    *(f"*{suffix}" for suffix in PICKLES), "*.py", "*.so", "*.dll", "*.sh", "*.env", ".env*", "*.pem",
+    *(f"*{suffix}" for suffix in OBJECTS), "*.py", "*.so", "*.dll", "*.sh", "*.env", ".env*", "*.pem",
     "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".npmrc", ".pypirc", "token",
     "token.txt",
 )  # fmt: skip
@@ -252,10 +253,9 @@ def _check_trained(folder: Path) -> None:
         return
     if (folder / "adapter_config.json").is_file():
         raise BundleError(f"{doing}: it is a LoRA adapter. Name it with --adapter.")
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
-    if pickles:
+    if unsafe := pickles(folder):
         raise BundleError(
-            f"{doing}: found only {', '.join(pickles)}, which can run code when opened. "
+            f"{doing}: found only {', '.join(unsafe)}, which can run code when opened. "
             "Save it again with save_pretrained, which writes safetensors."
         )
     raise BundleError(f"{doing}: there is no config.json with model*.safetensors. Name a trainer's output.")

@@ -6,7 +6,6 @@ for faster-whisper then listens again from the last word on, to silence. Knows n
 Source: SYSTRAN/faster-whisper; OpenNMT/CTranslate2, `models/whisper`.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from llasa.device import chosen_device
 from llasa.errors import BundleError, ConfigError, MissingExtra
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.recognizers.cache import Memory, checked
+from llasa.weights import sha256
 
 FILES = (
     "model.bin",
@@ -92,7 +92,7 @@ class FasterWhisperRecognizer:
         if made != model.model.n_mels:
             found = f"features of {made} bands for a model of {model.model.n_mels}"
             raise BundleError(f"{doing}: found {found}. Add the model's own preprocessor_config.json.")
-        return cls(model, f"faster-whisper@{_digest(folder / 'model.bin')}", language)
+        return cls(model, f"faster-whisper@{sha256([folder / 'model.bin'])[:12]}", language)
 
     def transcribe(self, audio: Sequence[Audio]) -> list[Transcript]:
         """See `Recognizer.transcribe`. Clips beyond 30 s are heard in windows, as Whisper's authors do it."""
@@ -111,8 +111,3 @@ class FasterWhisperRecognizer:
             condition_on_previous_text=False, without_timestamps=clip.duration_s <= WINDOW_S,
         )  # fmt: skip
         return Transcript(" ".join("".join(segment.text for segment in found).split()))
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()[:12]

@@ -7,7 +7,6 @@ transformers `models/whisper`. The likelihood as a reward: arXiv 2509.18798.
 """
 
 import copy
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from llasa.device import chosen_device, chosen_dtype
 from llasa.errors import BundleError, ConfigError, InputError
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.recognizers.cache import Memory, checked
+from llasa.weights import pickles, sha256
 
 BATCH = 8  # clips: each is 30 s to the model, however short
 MULTILINGUAL = 51_865  # rows of a vocabulary; those of English alone have one less
@@ -110,7 +110,7 @@ class WhisperRecognizer:
         ) as error:  # fmt: skip
             todo = "Download it again, with config, tokenizer, preprocessor and model.safetensors"
             raise BundleError(f"Loading Whisper from '{folder}': found {error}. {todo}.") from error
-        return cls(model.to(place), processor, f"whisper@{_digest(files)}", language)
+        return cls(model.to(place), processor, f"whisper@{sha256(files)[:12]}", language)
 
     def transcribe(self, audio: Sequence[Audio]) -> list[Transcript]:
         """See `Recognizer.transcribe`. Greedy, text only; at most 30 s a clip."""
@@ -209,13 +209,5 @@ class WhisperRecognizer:
 
 
 def _unsafe(folder: Path) -> str:
-    found = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
-    return f"only {min(found)}, a pickle, which may run any code" if found else ""
-
-
-def _digest(files: Sequence[Path]) -> str:
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:12]
+    found = pickles(folder)
+    return f"only {found[0]}, a pickle, which may run any code" if found else ""
