@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Builds the starter bundle from nothing into src/llasa/assets/starter. Every stage resumes where it stopped.
-# Needs: Debian's packages below, `pip install -e '.[train,eval]'`, and two to three hours on two idle cores.
+# Needs: the Debian packages below, `pip install -e '.[train,eval]'`, about ten hours on two idle cores.
 #   recipes/starter.sh [--extra-audio FOLDER] [--text FILE]
+# --extra-audio: recordings of many people for the codec, one clip a speaker; every tenth is held out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
+LLASA=${LLASA:-.venv/bin/llasa}
 OUT=${OUT:-out}
-export PYTHONPATH="src:recipes/starter" OMP_NUM_THREADS=1
+export PYTHONPATH="recipes/starter" OMP_NUM_THREADS=1 LLASA_HOME="$OUT/home"
 
 extra_audio="" text=()
 while [ $# -gt 0 ]; do
@@ -17,50 +19,62 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-ldconfig -p | grep -q libflite_cmu_us_rms || {
-  echo "Missing Debian package: apt-get install libflite1" >&2
+ldconfig -p | grep -q libflite_cmu_us_rms && command -v festival >/dev/null &&
+  [ -d /usr/share/festival/voices/us/cmu_us_slt_arctic_hts ] || {
+  echo "Missing Debian packages: apt-get install libflite1 festival festvox-kallpc16k festvox-kdlpc16k" \
+    "festvox-us-slt-hts" >&2
   exit 3
 }
 
 say() { printf '\n== %s\n' "$*"; }
 stage() { "$PYTHON" "recipes/starter/$1.py" "${@:2}"; }
-speech() { stage speech "$OUT/texts.txt" "$OUT/speech" "$@"; }
+train() { "$LLASA" train "$1" "recipes/starter/$2.toml" --out "$OUT/runs/$3" "${@:4}"; }
+codec="$OUT/runs/codec/codec"
 
-say "1 text"
+say "1 sentences"
 [ -f "$OUT/texts.txt" ] || stage texts "$OUT/texts.txt" "${text[@]}"
 
-say "2 letter-to-sound and lexicon"
-[ -f src/llasa/assets/starter/phones/letters.safetensors ] || stage letters src/llasa/assets/starter/phones
+say "2 lexicon and letter-to-sound model"
+phones=src/llasa/assets/starter/phones
+[ -f "$phones/letters.safetensors" ] || "$LLASA" train letters "$phones"
 
-say "3 speech"
-while read -r voice skip hours stretch pitch speed name; do
-  speech --voice "$voice" --skip "$skip" --hours "$hours" --stretch "$stretch" --pitch "$pitch" --speed "$speed" --name "$name"
+say "3 speech with word and phone times"
+while read -r engine voice skip hours stretch pitch speed name; do
+  stage speech "$OUT/texts.txt" "$OUT/speech" --engine "$engine" --voice "$voice" --skip "$skip" \
+    --hours "$hours" --stretch "$stretch" --pitch "$pitch" --speed "$speed" --name "$name"
 done < recipes/starter/speech.txt
-[ -z "$extra_audio" ] || [ -f "$OUT/speech/extra.jsonl" ] || stage extra "$extra_audio" "$OUT/speech"
 
-say "4 codec: codes, vocoder on real mel, then the decoder again, against a critic"
-mapfile -t heard < <(cd "$OUT/speech" && ls ./*-c.jsonl extra.jsonl 2>/dev/null | sed 's,^\./,,; s,\.jsonl$,,')
-stage codec tokenizer --shards "$OUT/speech" --runs "$OUT/runs" --names "${heard[@]}" --steps 3600
-stage codec vocoder --shards "$OUT/speech" --runs "$OUT/runs" --names "${heard[@]}" --steps 3600
-stage codec decoder --shards "$OUT/speech" --runs "$OUT/runs" --names "${heard[@]}" --steps 2600 --export "$OUT/codec"
+say "4 codec"
+sounds="{ path = \"$OUT/speech\" }"
+[ -z "$extra_audio" ] ||
+  sounds="$sounds, { path = \"$extra_audio\", kind = \"audio\", weight = 4.0, held_out = 0.1 }"
+train codec codec codec --set "data=[$sounds]"
 
 say "5 codes"
-stage codes --speech "$OUT/speech" --codec "$OUT/codec" --out "$OUT/codes"
+"$LLASA" prepare "$OUT/speech" "$OUT/codes" --codec "$codec"
 
-say "6 language model"
-"$PYTHON" -m torch.distributed.run --nproc-per-node "${PROCESSES:-2}" recipes/starter/lm.py \
-  --codes "$OUT/codes" --codec "$OUT/codec" --checkpoints "$OUT/runs/lm" --out "$OUT/lm" --steps 6300
-# Errs 20 to 30 points more than the codec copy: what search and reinforcement are measured on.
-stage snapshot 4000 "$OUT/lm-early" --run "$OUT/runs/lm" --lm "$OUT/lm"
+say "6 language model, and an early one: what search and reinforcement are measured on"
+train sft lm lm --set "data=\"$OUT/codes\"" --set "codec=\"$codec\""
+train sft lm lm-early --set "data=\"$OUT/codes\"" --set "codec=\"$codec\"" \
+  --set trainer.max_steps=2500 --set trainer.lr_scheduler_kwargs.num_decay_steps=1700
 
 say "7 recognisers A and B"
-recognizer() {
-  stage recognizer --codec "$OUT/codec" --shards "$OUT/speech" --copies "$OUT/copies" --copy-hours 2 \
-    --run "$OUT/runs/recognizer-$1" --out "$OUT/recognizer-$1" "${@:2}"
-}
-recognizer a --layout A --seed 1 --steps 9000
-recognizer b --layout B --seed 2 --steps 6500
+for name in recognizer-a recognizer-b; do
+  train recognizer "$name" "$name" --set "data.0.path=\"$OUT/speech\"" --set "copies.codec=\"$codec\"" \
+    --set "copies.folder=\"$OUT/copies\""
+done
 
-say "8 voices and bundle"
-stage voices rms awb kal16 --codec "$OUT/codec" --out "$OUT/voices"
+say "8 voices, by the cloning path"
+while IFS=$'\t' read -r voice name words; do
+  [ -f "$LLASA_HOME/voices/$name.safetensors" ] || {
+    stage reference "$voice" "$words" "$OUT/references/$name.wav"
+    "$LLASA" voice add "$name" "$OUT/references/$name.wav" --text "$words" --bundle "$OUT/runs/lm/bundle" \
+      --source "synthetic: flite voice cmu_us_$voice" --consent "not a person"
+  }
+done < recipes/starter/voices.txt
+
+say "9 bundle"
 stage pack --out "$OUT"
+
+say "10 listening: the source voices, their codec copies, the starter"
+stage listen --voices rms=rufus awb=angus kal16=kalle --bundle starter --out "$OUT/listening"

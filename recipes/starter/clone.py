@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from flite import Flite
 from llasa import load
 from llasa import voice as voices
 from llasa.core import Audio
 from llasa.text.normalize import normalize
-from speech import Flite, Spoken
 
 REFERENCE = "Most people in the village knew the road along the river by heart."
 OTHER = (
@@ -32,7 +32,7 @@ VARIANTS = {"slt-deeper": ("slt", 1.0, 0.0, 0.94), "kal16-higher": ("kal16", 0.9
 
 def spoken(text: str, voice: str, stretch: float = 1.0, pitch: float = 0.0, speed: float = 1.0) -> Audio:
     """Return a flite clip."""
-    made: Spoken = Flite(voice, stretch, pitch).say(normalize(text).text).resampled(speed)
+    made = Flite(voice, stretch, pitch).say(normalize(text).text).resampled(speed)
     return Audio(made.samples.astype(np.float32) / 32768, 16000)
 
 

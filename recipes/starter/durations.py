@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa.data import shards
+from llasa.data.shards import Shards
 from llasa.text.marks import inner_marks
 from llasa.text.phones import PHONES, Phonemizer
 from llasa.text.reading import Reader
@@ -18,19 +18,15 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # speaker [R], seconds [R], co
 
 
 def rows(folder: Path, reader: Reader, every: int, unit: str) -> Rows:
-    """Return every so many utterances of a folder of code shards: one column a phone or one for letters."""
+    """Return every so many utterances of a prepared folder: one column a phone or one for letters."""
     speakers, seconds, counts = [], [], []
-    for path in sorted(folder.glob("*-*.safetensors")):
-        if path.stem == "trained-texts":
-            continue
-        shard = shards.read(path)
-        for row in shard.rows[::every]:
-            words = reader(row.text, "phones" if unit == "phones" else "characters")
-            tokens = [token for word in words for token in word.tokens]
-            units = [tokens.count(phone) for phone in PHONES] if unit == "phones" else [len(tokens)]
-            speakers.append(shard.speaker)
-            seconds.append(len(row.codes) / shard.frame_rate)
-            counts.append([*units, len(words), inner_marks(row.text), 1])
+    for row in Shards(folder)[::every]:
+        words = reader(row.text, "phones" if unit == "phones" else "characters")
+        tokens = [token for word in words for token in word.tokens]
+        units = [tokens.count(phone) for phone in PHONES] if unit == "phones" else [len(tokens)]
+        speakers.append(row.speaker)
+        seconds.append(row.duration_s)
+        counts.append([*units, len(words), inner_marks(row.text), 1])
     return np.array(speakers), np.array(seconds), np.array(counts, float)
 
 

@@ -61,7 +61,7 @@ def _codec(folder: str):
 
 @cache
 def _flite(voice: str):
-    from speech import Flite
+    from flite import Flite
 
     return Flite(voice)
 

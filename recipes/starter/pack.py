@@ -1,22 +1,18 @@
-"""Assembles the starter bundle in the package from what the stages left,
-and keeps what later work needs as artifacts.
-"""
+"""Assembles the starter bundle in the package from what the runs left, and keeps what later work needs."""
 
 import argparse
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaForCausalLM
 
 from llasa.bundle import seal
 from llasa.data import shards
-from llasa.recognizers.ctc import CtcRecognizer
+from llasa.data.shards import Shards
 from llasa.text.normalize import normalize
 from texts import key, templates, wordnet
 
@@ -30,18 +26,26 @@ SETTINGS = {
     "judge": "judge.toml",
     "recognizers": {"bundle": "ctc:recognizer", "held-out": "ctc:recognizer-b"},
 }
+TRAIN = "llasa train"
+# Folder of the bundle -> where it comes from, and the command that made it.
+PARTS = {
+    "lm": ("runs/lm/bundle/lm", f"{TRAIN} sft recipes/starter/lm.toml"),
+    "codec": ("runs/codec/codec", f"{TRAIN} codec recipes/starter/codec.toml"),
+    "recognizer": ("runs/recognizer-a/recognizer", f"{TRAIN} recognizer recipes/starter/recognizer-a.toml"),
+    "recognizer-b": ("runs/recognizer-b/recognizer", f"{TRAIN} recognizer recipes/starter/recognizer-b.toml"),
+    "voices": ("home/voices", "llasa voice add"),
+}
+EARLY = ("runs/lm-early/bundle/lm", f"{TRAIN} sft recipes/starter/lm.toml --set trainer.max_steps=2500")
+KEPT = (".safetensors", ".parquet", ".jsonl")
+LARGEST = 16_000_000  # bytes of a file
 
 
 def copy(source: Path, target: Path) -> None:
     """Replace a folder by a copy."""
+    if not source.is_dir():
+        raise SystemExit(f"Packing: {source} is not there. Run its stage first.")
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
-
-
-def write_lm(source: Path, target: Path) -> None:
-    """Write a language model in half precision, with its tokenizer."""
-    copy(source, target)
-    LlamaForCausalLM.from_pretrained(source).bfloat16().save_pretrained(target)
 
 
 def free_texts() -> set[str]:
@@ -53,14 +57,13 @@ def free_texts() -> set[str]:
     }
 
 
-def keep_codes(source: Path, folder: Path) -> None:
-    """Write the training codes that may be passed on, and a 64-bit hash of every text that was trained on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free, hashes = free_texts(), set[int]()
-    for path in sorted(source.glob("*.safetensors")):
-        shard = shards.read(path)
-        hashes |= {text_hash(row.text) for row in shard.rows}
-        shards.write(replace(shard, rows=[r for r in shard.rows if key(r.text) in free]), folder / path.name)
+def keep_codes(source: Path, folder: Path, kept: int) -> None:
+    """Write `kept` rows of codes that may be passed on, and a hash of every text that was trained on."""
+    free, own = free_texts(), Shards(source)
+    rows = [row for row in own if key(row.text) in free]
+    hashes = {text_hash(row.text) for row in own}
+    shutil.rmtree(folder, ignore_errors=True)
+    shards.save(folder, {"train": rows[:: -(-len(rows) // kept)]}, own.header)
     save_file({"sha256_first_64": torch.tensor(sorted(hashes))}, folder / "trained-texts.safetensors")
 
 
@@ -69,28 +72,16 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(key(text).encode()).digest()[:8], "big") >> 1
 
 
-def write_index(artifacts: Path, bundle: Path) -> None:
-    """Write what is kept, where, with hashes and the command that made it; no file is above 16 MB."""
-    made_by = {
-        bundle / "codec": "recipes/starter/codec.py tokenizer | vocoder | decoder",
-        bundle / "lm": "recipes/starter/lm.py --steps 6300",
-        bundle / "recognizer": "recipes/starter/recognizer.py --layout A --seed 1 --steps 9000",
-        bundle / "recognizer-b": "recipes/starter/recognizer.py --layout B --seed 2 --steps 6500",
-        artifacts / "lm-early": "recipes/starter/snapshot.py 4000",
-        artifacts / "codes": "recipes/starter/codes.py; rows of WordNet and templates only",
-    }
+def write_index(made_by: dict[Path, str], path: Path) -> None:
+    """Write what is kept, where, with hashes and the command that made it."""
     index = {}
     for folder, command in made_by.items():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files or any(path.stat().st_size > 16e6 for path in files):
-            raise SystemExit(
-                f"Packing: {folder} has no safetensors file, or one above 16 MB. Run its stage first."
-            )
-        index[folder.as_posix()] = {
-            "made_by": command,
-            "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
-        }
-    (artifacts / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        files = sorted(file for file in folder.iterdir() if file.suffix in KEPT)
+        if not files or any(file.stat().st_size > LARGEST for file in files):
+            raise SystemExit(f"Packing: {folder} has no weights, or a file above {LARGEST} bytes.")
+        hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        index[folder.as_posix()] = {"made_by": command, "sha256": hashes}
+    path.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -100,25 +91,24 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("src/llasa/assets/starter"))
     parser.add_argument("--artifacts", type=Path, default=Path("recipes/artifacts"))
     parser.add_argument("--bundle-only", action="store_true", help="leave the artifacts as they are")
-    parser.add_argument("--lm", type=Path, help="another language model than OUT/lm")
+    parser.add_argument("--kept-rows", type=int, default=22000, help="rows of codes among the artifacts")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    write_lm(args.lm or args.out / "lm", args.bundle / "lm")
-    copy(args.out / "codec", args.bundle / "codec")
-    copy(args.out / "voices", args.bundle / "voices")
-    for source, name in (("recognizer-a", "recognizer"), ("recognizer-b", "recognizer-b")):
-        CtcRecognizer.load(args.out / source).save(args.bundle / name)
+    for name, (source, _) in PARTS.items():
+        copy(args.out / source, args.bundle / name)
     seal(args.bundle, SETTINGS)
     size = sum(path.stat().st_size for path in args.bundle.rglob("*") if path.is_file())
     print(f"{args.bundle}: {size / 1e6:.1f} MB")
     if args.bundle_only:
         return
-    copy(args.out / "lm-early", args.artifacts / "lm-early")
-    LlamaForCausalLM.from_pretrained(args.out / "lm-early").bfloat16().save_pretrained(
-        args.artifacts / "lm-early"
+    copy(args.out / EARLY[0], args.artifacts / "lm-early")
+    keep_codes(args.out / "codes", args.artifacts / "codes", args.kept_rows)
+    made_by = {args.bundle / name: command for name, (_, command) in PARTS.items()}
+    made_by[args.bundle / "phones"] = f"{TRAIN} letters"
+    made_by[args.artifacts / "lm-early"] = EARLY[1]
+    made_by[args.artifacts / "codes"] = (
+        "llasa prepare out/speech out/codes; rows of WordNet and templates only"
     )
-    keep_codes(args.out / "codes", args.artifacts / "codes")
-    write_index(args.artifacts, args.bundle)
+    write_index(made_by, args.artifacts / "index.json")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ from llasa.prompt import Prompt
 from llasa.recognizers import load_recognizer
 from llasa.recognizers.base import Recognizer
 from llasa.scorers.base import Parts
-from llasa.text.normalize import normalize
+from llasa.text.normalize import language_code, normalize
 from llasa.text.phones import Phonemizer
 from llasa.text.reading import Reader
-from llasa.text.written import Written, likely_language, tidy
+from llasa.text.spelling import spell
+from llasa.text.written import Written, likely_language, tidy, weight
 from llasa.voice import VoiceStore, default_voice_folder
 from llasa.weights import sha256
 
@@ -119,7 +120,7 @@ class Bundle:
     @cached_property
     def reader(self) -> Reader:
         """Reads texts as what scorers compare."""
-        return Reader(self.phonemizer)
+        return Reader(self.phonemizer, self.manifest.lm.languages)
 
     @cached_property
     def parts(self) -> Parts:
@@ -149,22 +150,31 @@ class Bundle:
 
     def language(self, text: str) -> str:
         """Return the language that a text is taken for unless told otherwise."""
-        return likely_language(text) if self.manifest.lm.text == "written" else "en"
+        likely, known = likely_language(text), self.manifest.lm.languages
+        # Letters tell scripts apart; languages of one script only a caller can.
+        return likely if self.manifest.lm.text == "written" or likely in ("zh", "ja") else known[0]
 
     def form(self, text: str, language: str = "en") -> Written:
         """Return a text in the form that the language model reads.
 
         Raises:
             InputError: nothing in it can be said. ConfigError: no language, or none that the model reads.
+            MissingExtra: reading the language takes a package that is not installed.
         """
         if self.manifest.lm.text == "written":
             if not _LANGUAGE.fullmatch(language):
                 todo = "Give a code such as en, zh or pt-BR"
                 raise ConfigError(f"Reading a text: found language {language[:40]!r}. {todo}.")
             return tidy(text)
-        normal = normalize(text, language)
-        form = self.phonemizer(normal.text) if self.phonemizer else normal.text
-        return Written(form, len(normal.text), normal.dropped)
+        known, code = self.manifest.lm.languages, language_code(language)
+        if code not in known:
+            todo = f"It knows {', '.join(known)}: choose one, or a bundle that learnt '{language[:40]}'"
+            raise ConfigError(
+                f"Reading a text: bundle '{self.name}' does not know '{language[:40]}'. {todo}."
+            )
+        normal = normalize(text, code)
+        form = spell(normal.words, code, self.phonemizer) if self.phonemizer else normal.text
+        return Written(form, weight(normal.text), normal.dropped)
 
     @cached_property
     def prompt(self) -> Prompt:

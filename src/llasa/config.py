@@ -31,8 +31,7 @@ def read(path: str | PathLike[str], model: type[Model]) -> Model:
     Raises:
         ConfigError: the file is missing or no TOML, or a key is unknown, missing or of a wrong value.
     """
-    doing = f"Reading '{path}'"
-    return build(model, _table(path, doing), doing)
+    return build(model, table(path), f"Reading '{path}'")
 
 
 def tables(path: str | PathLike[str], model: type[Model]) -> Model:
@@ -41,9 +40,8 @@ def tables(path: str | PathLike[str], model: type[Model]) -> Model:
     Raises:
         ConfigError: as `read`, but for unknown top-level keys.
     """
-    doing = f"Reading '{path}'"
-    known = {key: value for key, value in _table(path, doing).items() if key in model.model_fields}
-    return build(model, known, doing)
+    known = {key: value for key, value in table(path).items() if key in model.model_fields}
+    return build(model, known, f"Reading '{path}'")
 
 
 def strings(path: str | PathLike[str]) -> dict[str, str]:
@@ -52,17 +50,48 @@ def strings(path: str | PathLike[str]) -> dict[str, str]:
     Raises:
         ConfigError: the file is missing or no TOML, or a value is no string.
     """
+    return build(_Strings, table(path), f"Reading '{path}'").root
+
+
+def table(path: str | PathLike[str], settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a TOML file says, with `key=value` settings put over it.
+
+    A dotted key reaches into tables; an item of a list is named by its `name` or number, as in
+    `stages.vocoder.steps=500` or `data.0.path=speech`.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a setting leads nowhere.
+    """
     doing = f"Reading '{path}'"
-    return build(_Strings, _table(path, doing), doing).root
-
-
-def _table(path: str | PathLike[str], doing: str) -> dict[str, object]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{doing}: the system says: {error.strerror}. Check the path.") from error
     except ValueError as error:
         raise ConfigError(f"{doing}: it is no TOML file ({error}). Correct or replace it.") from error
+    for key, value in assignments(settings).items():
+        _put(values, key.split("."), value, f"{doing}, setting {key}")
+    return values
+
+
+def _put(holder: Any, keys: Sequence[str], value: object, doing: str) -> None:
+    key: Any
+    key, *rest = keys
+    if isinstance(holder, list):
+        named = [n for n, item in enumerate(holder) if isinstance(item, dict) and item.get("name") == key]  # pyright: ignore
+        key = named[0] if named else int(key) if key.isdecimal() else len(holder)  # pyright: ignore
+        if key >= len(holder):  # pyright: ignore
+            raise ConfigError(
+                f"{doing}: found no item '{keys[0]}' in the list. Use a name in it, or 0, 1 ..."
+            )
+    elif not isinstance(holder, dict):
+        raise ConfigError(f"{doing}: '{key}' is to be in a table, but there is none. Correct the key.")
+    elif rest:
+        holder.setdefault(key, {})  # pyright: ignore
+    if not rest:
+        holder[key] = value
+        return
+    _put(holder[key], rest, value, doing)
 
 
 def build(model: type[Model], values: object, doing: str) -> Model:

@@ -42,6 +42,7 @@ class Voice:
     codec: `name@weights-hash` of the codec the codes belong to.
     reference: the recording itself, if kept.
     source: where the recording came from. consent: the speaker's consent statement.
+    language: of `text`, a code such as "it"; empty: the bundle's, as for a text of no named language.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Voice:
     reference: Audio | None = None
     source: str = ""
     consent: str = ""
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,12 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Clip:
-    """One recorded thing: a row of a manifest. `start_s` and `end_s` cut it out of its file."""
+    """One recorded thing: a row of a manifest. Small and picklable; the sound stays where it is.
+
+    audio: a file, or a place inside one (data/sounds.py). `start_s` and `end_s` cut the clip out of it.
+    split: what the source says it is for, such as `train` or `test`; empty if it says nothing.
+    words, phones: (label, end in seconds from the start of the clip) in order; empty if unknown.
+    """
 
     id: str
     audio: str
@@ -74,6 +81,9 @@ class Clip:
     language: str = "en"
     start_s: float = 0.0
     end_s: float | None = None
+    split: str = ""
+    words: tuple[tuple[str, float], ...] = ()
+    phones: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ class ConfigError(LlasaError, ValueError):
 
 
 class InputError(LlasaError, ValueError):
-    """Audio or text that cannot be used: empty, silent, too long, damaged."""
+    """Audio or text that cannot be used: empty, silent, too long, damaged.
+
+    `reason` is a word for it where programs need one, such as `silent`.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class BundleError(LlasaError):
@@ -37,6 +44,14 @@ class EngineBusy(EngineError):
 
 class ScorerError(LlasaError):
     """A scorer or recogniser gave no verdict: it failed, was late or made no sense. Never a score of 0."""
+
+
+class TrainingError(LlasaError):
+    """Training cannot go on by itself: its numbers are no numbers any more."""
+
+
+class Interrupted(LlasaError):
+    """A signal asked to stop. What was done is saved; the same command goes on from there."""
 
 
 class MissingExtra(LlasaError, ImportError):

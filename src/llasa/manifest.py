@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from llasa import config
 from llasa.core import SamplingParams
+from llasa.text.normalize import LANGUAGES
 
 
 def _inside(path: str) -> str:
@@ -19,17 +20,28 @@ def _inside(path: str) -> str:
 InnerPath = Annotated[str, AfterValidator(_inside)]
 
 
+def _known(code: str) -> str:
+    if code not in LANGUAGES:
+        raise ValueError(f"should be one of {', '.join(LANGUAGES)}")
+    return code
+
+
+Language = Annotated[str, AfterValidator(_known)]
+
+
 class LmPart(BaseModel):
     """The language model.
 
     text: the form of text it reads: `written` as people write it, in any language it learnt; `characters`
-    and `phones` of English. max_length: prompt and generated ids that it was trained for.
+    and `phones` of normalised text, where `languages` are those it knows, the first unless told otherwise.
+    max_length: prompt and generated ids that it was trained for.
     """
 
     model_config = config.STRICT
     path: InnerPath = "lm"
     family: Literal["llasa-plain", "llasa-chat"]
     text: Literal["characters", "phones", "written"]
+    languages: list[Language] = Field(default=["en"], min_length=1)
     separator: str = " "
     max_length: int = Field(gt=0)
 

@@ -270,13 +270,19 @@ class Synthesizer:
     def _job(self, utterance: Utterance, n: int, seed: int, sampling: Mapping[str, object]) -> _Job:
         text, voice = utterance.text, utterance.voice
         form = self.bundle.form(text, utterance.language)
-        reference = replace(voice, text=self.bundle.form(voice.text).text) if voice else None
-        separator = "" if is_unspaced(utterance.language) else None
+        reference = replace(voice, text=self._transcript(voice)) if voice else None
+        unspaced = is_unspaced(utterance.language) and self.bundle.phonemizer is None
+        separator = "" if unspaced else None
         prompt = self.bundle.prompt.render(form.text, reference, separator)
         expected_s = START_S + form.weight / CHARACTERS_PER_S
         params = replace(self._params(text, expected_s, len(prompt), sampling), n=n, seed=seed)
         dropped = (*form.dropped, *self.bundle.prompt.text_ids(form.text)[1])
         return _Job(utterance, prompt, params, dropped, expected_s)
+
+    def _transcript(self, voice: Voice) -> str:
+        """Return a voice's text in the form that the model reads, by the voice's own language."""
+        language = voice.language or self.bundle.language(voice.text)
+        return self.bundle.form(voice.text, language).text
 
     def _params(
         self, text: str, expected: float, n_prompt: int, sampling: Mapping[str, object]

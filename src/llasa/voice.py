@@ -106,7 +106,7 @@ def save(voice: Voice, path: str | os.PathLike[str]) -> None:
     _check_name(voice.name)
     tensors: dict[str, np.ndarray] = {"codes": np.asarray(voice.codes, np.int32)}
     strings = {key: getattr(voice, key) for key in ("name", "text", "codec", "source", "consent")}
-    strings |= {"version": VERSION, "sample_rate": ""}
+    strings |= {"version": VERSION, "sample_rate": "", "language": voice.language}
     if voice.reference:
         tensors["reference"] = to_int16(voice.reference.samples)
         strings["sample_rate"] = str(voice.reference.sample_rate)
@@ -135,7 +135,8 @@ def load(path: str | os.PathLike[str]) -> Voice:
         samples = tensors["reference"].astype(np.float32) / 32768
         reference = Audio(samples, int(strings["sample_rate"]))
     texts = {key: strings[key] for key in ("name", "text", "codec", "source", "consent")}
-    return Voice(codes=codes, reference=reference, **texts)
+    # Files of earlier releases have no language.
+    return Voice(codes=codes, reference=reference, language=strings.get("language", ""), **texts)
 
 
 def _damaged(path: str | os.PathLike[str], expected: str, found: str) -> BundleError:

@@ -1,8 +1,9 @@
-"""The CTC recogniser: its texts, likelihoods, decoding, files and training."""
+"""The CTC recogniser: its texts, likelihoods, decoding and files."""
 
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,6 @@ from llasa.core import Audio
 from llasa.errors import BundleError, InputError
 from llasa.recognizers.base import TextForm
 from llasa.recognizers.ctc import BLANK, LAYOUTS, MARK, TOKENS, CtcModel, CtcRecognizer, levelled, token_ids
-from llasa.train.loop import Plan, fit
-from llasa.train.recognizer import Corpus, CtcTask, disturbed, is_held_out, masked
 
 
 def tone(n_samples: int = 8000) -> Audio:
@@ -115,6 +114,18 @@ def test_one_pass_serves_transcripts_and_likelihoods() -> None:
     assert passes == [2] and (recognizer.memory.hits, recognizer.memory.misses) == (3, 2)
 
 
+def test_another_alphabet_is_kept_and_heard(tmp_path: Path) -> None:
+    config = replace(LAYOUTS["B"], blocks=("gated",), width=16, tokens=(" ", "é", "z"))
+    first = CtcRecognizer(CtcModel(config))
+    first.save(tmp_path)
+    second = CtcRecognizer.load(tmp_path)
+    assert second.config == config and second.model.out.out_features == 4
+    assert set(second.transcribe([tone()])[0].text) <= set(" éz")
+    assert second.log_likelihood([tone()], ["é z"])[0] < 0
+    with pytest.raises(InputError, match="found \\['a'\\]"):
+        second.log_likelihood([tone()], ["a"])
+
+
 def test_the_layouts_are_small_and_share_nothing() -> None:
     a, b = LAYOUTS["A"], LAYOUTS["B"]
     assert not set(a.blocks) & set(b.blocks) and a.text_form != b.text_form and a.stride != b.stride
@@ -155,53 +166,3 @@ def test_damaged_folders_are_refused(damage: Callable[[Path], object], tmp_path:
     damage(tmp_path)
     with pytest.raises(BundleError, match="Loading the CTC recogniser"):
         CtcRecognizer.load(tmp_path)
-
-
-def test_masking_silences_some_places_and_changes_no_others() -> None:
-    torch.manual_seed(0)
-    mel = torch.rand(4, 40, 200) + 1
-    out = masked(mel, share=0.2)
-    assert 0.02 < float((out == 0).float().mean()) < 0.7
-    assert torch.equal(out[out != 0], mel[out != 0])
-
-
-def test_disturbed_speech_repeats_with_the_seed() -> None:
-    samples = (tone().samples * 32767).astype(np.int16)
-    made = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        made.append(disturbed(samples, 16000))
-    np.testing.assert_array_equal(*made)
-    assert len(samples) <= len(made[0]) <= len(samples) + 8000 and made[0].dtype == np.float32
-
-
-def write_speech(folder: Path) -> None:
-    """Write a shard where each letter is a tone of its own; some texts are held out by their hash."""
-    letters, rows, sounds = "abcd", [], []
-    for index, said in enumerate(itertools.product(letters, repeat=4)):
-        freqs = np.repeat([400 * (letters.index(c) + 1) for c in said], 2400)
-        wave = 0.2 * np.sin(2 * np.pi * freqs * np.arange(len(freqs)) / 16000)
-        sounds.append((wave * 32767).astype(np.int16))
-        rows.append({"text": "".join(said), "offset": index * len(wave), "samples": len(wave)})
-    rows.append({"text": "", "offset": 0, "samples": 10})
-    folder.mkdir()
-    (folder / "x.pcm").write_bytes(np.concatenate(sounds).tobytes())
-    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-
-
-def test_training_lowers_the_loss_and_resumes(tmp_path: Path) -> None:
-    write_speech(tmp_path / "speech")
-    corpus = Corpus(tmp_path / "speech", "characters", str)
-    held = sum(is_held_out("".join(t)) for t in itertools.product("abcd", repeat=4))
-    assert len(corpus.held) == held > 0 and len(corpus.groups[0]) == 256 - held
-
-    def task(steps: int) -> CtcTask:
-        model = CtcRecognizer.random(text_form="characters").model
-        return CtcTask(model, {"original": corpus}, steps, batch_s=6.0)
-
-    fit(task(10), tmp_path / "run", Plan(10, validate_every=10))
-    fit(task(40), tmp_path / "run", Plan(40, validate_every=10))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
-    assert [row["step"] for row in rows] == [10, 20, 30, 40]
-    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
-    assert {"held_original_tokens", "held_original_words"} <= set(rows[-1])

@@ -9,7 +9,7 @@ import llasa.text
 from llasa.errors import BundleError, ConfigError, InputError
 from llasa.text.normalize import normalize
 from llasa.text.phones import PHONES, PUNCTUATION, Phonemizer, read_lexicon
-from llasa.train.letters import align, build_lexicon, measure, train_letters
+from llasa.train.letters import align, measure, read_dictionary, train_letters, write_lexicon
 
 SHIPPED = Path(llasa.text.__file__).parents[1] / "assets" / "starter" / "phones"
 TINY = {
@@ -140,12 +140,26 @@ def test_shipped_letters_read_plain_words(shipped):
 
 def test_lexicon_is_built_the_same_each_time(tmp_path):
     pytest.importorskip("pocketsphinx")
-    lexicon = build_lexicon(tmp_path / "lexicon.txt.gz")
-    assert build_lexicon(tmp_path / "again.txt.gz") == lexicon
+    lexicon = read_dictionary()
+    for name in ("lexicon.txt.gz", "again.txt.gz"):
+        write_lexicon(lexicon, tmp_path / name)
     assert (tmp_path / "lexicon.txt.gz").read_bytes() == (tmp_path / "again.txt.gz").read_bytes()
     assert lexicon == read_lexicon(SHIPPED / "lexicon.txt.gz")
     assert lexicon["read"] == "R EH D"
     assert {phone for phones in lexicon.values() for phone in phones.split()} == set(PHONES)
+
+
+def test_a_dictionary_of_ones_own_is_read_and_a_strange_one_refused(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text(
+        "HELLO  HH AH0 L OW1 # greeting\nhello(2) HH EH L OW\n;;; a comment\nbox B AA1 K S\n", "utf-8"
+    )
+    assert read_dictionary(path) == {"hello": "HH AH L OW", "box": "B AA K S"}
+    path.write_text("ciao tʃ a o\n", "utf-8")
+    with pytest.raises(InputError, match="none of ARPAbet's: a, o, tʃ"):
+        read_dictionary(path)
+    with pytest.raises(InputError, match="Check the file"):
+        read_dictionary(tmp_path / "missing.txt")
 
 
 def test_alignment_gives_every_phone_to_a_letter():

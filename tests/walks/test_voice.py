@@ -55,6 +55,15 @@ def test_add_list_show_remove(run: Run, home: Path, recording: Path, tiny_bundle
     assert run("voice", "show", "bob", *bundle).code == 2
 
 
+def test_a_voice_keeps_its_language(run: Run, home: Path, recording: Path, tiny_bundle: Path):
+    given = ("voice", "add", "bob", recording, "--text", "Some words.", "--bundle", tiny_bundle)
+    refused = run(*given, "--language", "it")
+    assert refused.code == 2 and "does not know 'it'" in refused.err and not list(home.glob("*"))
+    assert run(*given, "--language", "en-GB").code == 0
+    assert load(home / "bob.safetensors").language == "en-GB"
+    assert run("say", "Hello.", "--voice", "bob", "--bundle", tiny_bundle).code == 0
+
+
 def test_a_damaged_voice_does_not_hide_the_others(run: Run, home: Path, tiny_bundle: Path):
     home.mkdir(exist_ok=True)
     (home / "bob.safetensors").write_bytes(b"no voice")

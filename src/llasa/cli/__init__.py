@@ -1,6 +1,7 @@
 """The `llasa` command: its verbs, and the one place where errors become exit codes.
 
-2: what the user gave (text, file, flag, bundle, output path). 3: the environment. 1: a bug, with traceback.
+2: what the user gave (text, file, flag, bundle, output path). 3: the environment. 4: stopped as asked, all
+saved; the same command goes on. 1: a bug, with traceback.
 Verbs import heavy modules when they run, so that help comes at once.
 """
 
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 
 import typer
 
-from llasa.cli import calibrate, codec, diagnose, doctor, export, say, voice
+from llasa.cli import calibrate, codec, diagnose, doctor, export, prepare, say, train, voice
 from llasa.cli.terminal import examples, note, quieten
-from llasa.errors import EngineError, LlasaError, MissingExtra, ScorerError
+from llasa.errors import EngineError, Interrupted, LlasaError, MissingExtra, ScorerError
 
 app = typer.Typer(
     name="llasa",
@@ -27,6 +28,8 @@ app.command(epilog=say.EPILOG)(say.say)
 app.add_typer(voice.app)
 app.add_typer(codec.app)
 app.add_typer(export.app)
+app.command(epilog=prepare.EPILOG)(prepare.prepare)
+app.add_typer(train.app)
 app.command(epilog=calibrate.EPILOG)(calibrate.calibrate)
 app.command(epilog=diagnose.EPILOG)(diagnose.diagnose)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
@@ -45,6 +48,8 @@ def _complain(error: Exception) -> int:
     """Tell what went wrong and return the exit code."""
     if isinstance(error, LlasaError):
         note(f"llasa: {error}")
+        if isinstance(error, Interrupted):
+            return 4
         return 3 if isinstance(error, EngineError | MissingExtra | ScorerError) else 2
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         note(f"llasa: Running: memory ran out ({error}). Use a smaller bundle or a shorter text.")

@@ -22,9 +22,7 @@ DtypeOption = Annotated[
 AdapterOption = Annotated[
     str | None, typer.Option(help="Speak with a LoRA: a folder or Hub id; of a server, its name there.")
 ]
-LanguageOption = Annotated[
-    str | None, typer.Option(help="Of the text, such as en or zh, if the model reads it.")
-]
+LanguageOption = Annotated[str | None, typer.Option(help="Of the text (and --ref-text), such as en or zh.")]
 
 
 @dataclass(frozen=True)

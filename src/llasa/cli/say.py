@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,7 +100,9 @@ def say(
     player = _player() if play else None
     recording = _recording(ref_audio, ref_text, voice)
     synthesizer = chosen.opened()
-    speaker = _cloned(synthesizer, recording, ref_text or "") if recording else synthesizer.voice(voice)
+    speaker = (
+        _cloned(synthesizer, recording, ref_text or "", language) if recording else synthesizer.voice(voice)
+    )
     search = wanted.effort_of(synthesizer) if wanted.judged else None
     began = time.perf_counter()
     spoken, repairs = _speak(synthesizer, words, speaker, seed, search, repair, language, sampling)
@@ -200,10 +202,11 @@ def _recording(ref_audio: Path | None, ref_text: str | None, voice: str | None) 
     return read(ref_audio, min_s=MIN_S, max_s=MAX_S)
 
 
-def _cloned(synthesizer: "Synthesizer", recording: "Audio", text: str) -> "Voice":
+def _cloned(synthesizer: "Synthesizer", recording: "Audio", text: str, language: str | None) -> "Voice":
     from llasa.voice import create
 
-    return create("reference", recording, text, synthesizer.bundle.codec, keep_reference=False)
+    made = create("reference", recording, text, synthesizer.bundle.codec, keep_reference=False)
+    return replace(made, language=language or "")
 
 
 def _report(

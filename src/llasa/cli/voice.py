@@ -1,6 +1,7 @@
 """`llasa voice`: recordings to voices, kept under a name."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,9 @@ def add(
     name: Name,
     audio: Annotated[Path, typer.Argument(help="wav, flac, ogg or mp3; 1 to 30 s of one speaker.")],
     text: Annotated[str, typer.Option(help="What is said in the recording.")],
+    language: Annotated[
+        str | None, typer.Option(help="Of these words, such as it, if the model reads several.")
+    ] = None,
     source: Annotated[str, typer.Option(help="Where the recording comes from.")] = "",
     consent: Annotated[str, typer.Option(help="The speaker's consent, in words.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a voice of that name.")] = False,
@@ -41,9 +45,10 @@ def add(
     from llasa.voice import MAX_S, MIN_S, create
 
     opened = load_bundle(bundle, codec=codec)
-    opened.form(text)  # refuses a transcript without words
+    opened.form(text, language or opened.language(text))  # refuses a transcript without words
     recording = read(audio, min_s=MIN_S, max_s=MAX_S)
     made = create(name, recording, text, opened.codec, source, consent)
+    made = replace(made, language=language or "")
     path = opened.voices.add(made, overwrite)
     if json:
         return emit(_described(opened, made))
@@ -109,6 +114,7 @@ def _described(bundle: "Bundle", voice: "Voice") -> dict[str, object]:
         "name": voice.name,
         "seconds": round(_seconds(bundle, voice), 2),
         "text": voice.text,
+        "language": voice.language,
         "source": voice.source,
         "consent": voice.consent,
         "codec": voice.codec,

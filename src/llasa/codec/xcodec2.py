@@ -85,6 +85,11 @@ class Xcodec2Codec:
         model = _load_model(folder, config).to(device)
         return cls(model, f"{config.model_type}@{sha256(files)[:12]}")
 
+    @property
+    def model(self) -> Any:
+        """The native model itself: what training changes and export writes."""
+        return self._model
+
     def code_count(self, n_samples: int) -> int:
         """Return how many codes `n_samples` at `sample_rate` become.
 

@@ -162,7 +162,8 @@ def _data(manifest: Manifest, origin: Origin) -> ModelCardData:
     known = origin.card.data
     kept: dict[str, Any] = {key: known[key] for key in KEPT if known.get(key)}
     if manifest.lm.text != "written":
-        kept.setdefault("language", "en")
+        known = manifest.lm.languages
+        kept.setdefault("language", known[0] if len(known) == 1 else known)
     if origin.license:
         kept = {key: value for key, value in kept.items() if not key.startswith("license")}
         kept["license"] = origin.license

@@ -40,6 +40,7 @@ class CtcConfig:
     """Sizes. blocks: names out of `BLOCKS`, in order; hop in samples; stride: mel frames an output frame.
 
     mel_floor: natural log of the smallest mel magnitude kept, so that faint noise is silence.
+    tokens: those of another alphabet than English's, the word mark first; empty: `TOKENS` of the text form.
     """
 
     text_form: TextForm
@@ -51,6 +52,12 @@ class CtcConfig:
     n_mels: int = 80
     hop: int = 160
     mel_floor: float = -4.0
+    tokens: tuple[str, ...] = ()
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The tokens; their ids count from 1."""
+        return self.tokens or TOKENS[self.text_form]
 
     @property
     def frame_length(self) -> int:
@@ -152,7 +159,7 @@ class CtcModel(nn.Module):
         self.stem = nn.Conv1d(config.n_mels, config.width, stride + 2 * around, stride, around)
         self.blocks = nn.ModuleList(BLOCKS[name](config.width) for name in config.blocks)
         self.norm = nn.LayerNorm(config.width)
-        self.out = nn.Linear(config.width, len(TOKENS[config.text_form]) + 1)
+        self.out = nn.Linear(config.width, len(config.vocabulary) + 1)
 
     def forward(self, mel: Tensor, counts: Sequence[int]) -> Tensor:
         """Return log-probabilities [B, N, V], float32, of log-mel [B, M, N * stride]; counts: frames."""
@@ -178,13 +185,14 @@ def batched(rows: Sequence[np.ndarray], config: CtcConfig) -> tuple[Tensor, list
     return batch, counts
 
 
-def token_ids(text: str, text_form: TextForm) -> Ids:
+def token_ids(text: str, text_form: TextForm, tokens: Sequence[str] = ()) -> Ids:
     """Return the ids of a text: phones separated by spaces, or characters. Punctuation ends a word.
 
     Raises:
-        InputError: the text has no token, or one that is not in `TOKENS`.
+        InputError: the text has no token, or one that is not in `tokens`, by default those of `TOKENS`.
     """
-    tokens, mark = TOKENS[text_form], TOKENS[text_form][0]
+    tokens = tokens or TOKENS[text_form]
+    mark = tokens[0]
     said = text.split() if text_form == "phones" else text
     joined = _single_marks([mark if t in PUNCTUATION else t for t in said], mark)
     unknown = sorted(set(joined) - set(tokens))
@@ -226,10 +234,19 @@ class CtcRecognizer:
         config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
         try:
             fields = json.loads(config.read_text(encoding="utf-8"))
-            model = CtcModel(CtcConfig(**fields | {"blocks": tuple(fields["blocks"])}))
+            lists = {name: tuple(fields.get(name, ())) for name in ("blocks", "tokens")}
+            model = CtcModel(CtcConfig(**fields | lists))
             model.load_state_dict(load_file(weights))
             digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             raise BundleError(
                 f"Loading the CTC recogniser from '{folder}': {error!r}. Reinstall or rebuild the bundle."
             ) from error
@@ -267,7 +284,7 @@ class CtcRecognizer:
             raise InputError(f"Scoring texts: found {found}. Give one text a clip.")
         if not audio:
             return []
-        targets = [torch.tensor(token_ids(text, self.text_form)) for text in texts]
+        targets = [torch.tensor(token_ids(text, self.text_form, self.config.tokens)) for text in texts]
         scores = self._log_probs(audio)
         sizes, frames = (torch.tensor([len(row) for row in rows]) for rows in (targets, scores))
         padded, batch = pad_sequence(targets, batch_first=True), pad_sequence(scores)
@@ -282,7 +299,8 @@ class CtcRecognizer:
     def _listen(self, clips: list[Audio]) -> list[Tensor]:
         rate = self.config.sample_rate
         samples, counts = batched([levelled(resample(clip, rate).samples) for clip in clips], self.config)
-        scores = self.model(self.model.log_mel(samples), counts)
+        samples = samples.to(self.model.out.weight.device)
+        scores = self.model(self.model.log_mel(samples), counts).cpu()
         return [row[:count].clone() for row, count in zip(scores, counts, strict=True)]
 
     def _greedy(self, scores: Tensor) -> Transcript:
@@ -292,10 +310,10 @@ class CtcRecognizer:
         for found, group in groupby(ids.tolist()):
             end = start + len(list(group))
             if found != BLANK:
-                tokens.append(TOKENS[self.text_form][found - 1])
+                tokens.append(self.config.vocabulary[found - 1])
                 spans.append((start * frame_s, end * frame_s))
                 logprobs.append(float(best[start:end].mean()))
             start = end
-        words = _single_marks(tokens, TOKENS[self.text_form][0])
+        words = _single_marks(tokens, self.config.vocabulary[0])
         text = (" " if self.text_form == "phones" else "").join(words)
         return Transcript(text, tuple(tokens), tuple(spans), tuple(logprobs))

@@ -1,13 +1,14 @@
 """A text as the words and tokens that are compared with what was heard; each word knows its original place.
 
-The one normaliser of all error rates: the text and what was heard both go through it. English is read as it
-is said ("1999" is three words). Texts of other languages are only made plain: NFKC, casefold, no punctuation
-or symbols; digits stay digits. Must not know: recognisers, scorers.
+The one normaliser of all error rates: the text and what was heard both go through it. English, and what else
+a bundle speaks by normalising it, is read as it is said ("1999" is three words). Texts of other languages are
+only made plain: NFKC, casefold, no punctuation or symbols; digits stay digits. Must not know: recognisers,
+scorers.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -16,6 +17,7 @@ from typing import Literal, NamedTuple
 from llasa.errors import ConfigError, InputError
 from llasa.text.normalize import Normalized, language_code, normalize
 from llasa.text.phones import PUNCTUATION, WORD_BREAK, Phonemizer
+from llasa.text.spelling import spell
 
 # Goes into reports: error rates of different versions are not comparable.
 VERSION = "1"
@@ -27,7 +29,8 @@ UNSPACED = frozenset({"zh", "yue", "cmn", "wuu", "ja", "th", "lo", "km", "my", "
 
 _WORD_END = re.compile(f"[{re.escape(WORD_BREAK + ''.join(PUNCTUATION))}]")
 _SIGN = re.compile(r"\w\W*")  # a letter or digit with its accents and vowel signs
-_PHONE_WORD = re.compile(r"[A-Z]+(?: +[A-Z]+)*")
+_SYMBOL = rf"[^\s{re.escape(WORD_BREAK + ''.join(PUNCTUATION))}]+"
+_PHONE_WORD = re.compile(rf"{_SYMBOL}(?: +{_SYMBOL})*")
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ def tokens_of(words: Iterable[ReadWord]) -> tuple[str, ...]:
 class Reader:
     """Reads texts in a language as words of tokens; remembers what it has read."""
 
-    def __init__(self, phonemizer: Phonemizer | None = None) -> None:
-        """Take the phonemizer of the bundle; without one no text is read as phones."""
+    def __init__(self, phonemizer: Phonemizer | None = None, languages: Collection[str] = ("en",)) -> None:
+        """Take a bundle's phonemizer, without one no text is read as phones, and what it normalises."""
         self.phonemizer = phonemizer
+        self._languages = {"en", *languages}
         self._cached = lru_cache(maxsize=1024)(self._read)
 
     def __call__(self, text: str, unit: Unit, language: str = "en") -> tuple[ReadWord, ...]:
@@ -65,11 +69,12 @@ class Reader:
             text: as people write it.
             unit: a word's tokens are its phones, its characters, or itself. A character of a language written
                 without spaces is a word.
-            language: a code such as "en" or "pt-BR". Numbers are read out in English only.
+            language: a code such as "en" or "pt-BR". Numbers are read out in English and the bundle's own.
 
         Raises:
             InputError: nothing in the text can be said, or a word cannot be pronounced.
-            ConfigError: phones of another language than English, or without a phonemizer.
+            ConfigError: phones of a language that the bundle does not know, or without a phonemizer.
+            MissingExtra: reading the language takes a package that is not installed.
         """
         words = self._cached(text, unit, language)
         if not words:
@@ -101,8 +106,8 @@ class Reader:
 
     def _read(self, text: str, unit: Unit, language: str) -> tuple[ReadWord, ...]:
         code = language_code(language)
-        if code == "en":
-            return self._english(text, unit)
+        if code in self._languages:
+            return self._normalised(text, unit, code)
         if unit == "phones":
             raise ConfigError(
                 f"Reading a text as phones: language '{language}' has no phonemizer. "
@@ -114,29 +119,29 @@ class Reader:
             for signs, start, end in found
         )
 
-    def _english(self, text: str, unit: Unit) -> tuple[ReadWord, ...]:
-        normal = _normal(text)
+    def _normalised(self, text: str, unit: Unit, code: str) -> tuple[ReadWord, ...]:
+        normal = _normal(text, code)
         if normal is None:
             return ()
-        words = [word.rstrip("".join(PUNCTUATION)) for word in normal.text.split(" ")]
-        tokens = self._phones(normal.text) if unit == "phones" else [_tokens(word, unit) for word in words]
+        words = [word.rstrip("".join(PUNCTUATION)) for word in normal.words]
+        tokens = self._phones(normal, code) if unit == "phones" else [_tokens(word, unit) for word in words]
         rows = zip(words, tokens, normal.spans, strict=True)
         return tuple(ReadWord(word, parts, *span) for word, parts, span in rows)
 
-    def _phones(self, normalized: str) -> list[tuple[str, ...]]:
+    def _phones(self, normal: Normalized, code: str) -> list[tuple[str, ...]]:
         """Return the phones of each word; all at once, for how "a" is said depends on its neighbours."""
         if self.phonemizer is None:
             raise ConfigError(
                 "Reading a text as phones: this bundle has no pronouncing lexicon. "
                 "Choose a recogniser that hears words or characters, or a bundle that reads phones."
             )
-        pieces = _WORD_END.split(self.phonemizer(normalized))
-        return [tuple(piece.split()) for piece in pieces[: len(normalized.split(" "))]]
+        pieces = _WORD_END.split(spell(normal.words, code, self.phonemizer))
+        return [tuple(piece.split()) for piece in pieces[: len(normal.words)]]
 
 
-def _normal(text: str) -> Normalized | None:
+def _normal(text: str, code: str) -> Normalized | None:
     try:
-        return normalize(text)
+        return normalize(text, code)
     except InputError:  # its only cause: nothing can be said
         return None
 

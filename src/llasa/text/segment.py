@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from llasa.errors import ConfigError
-from llasa.text.normalize import Normalized, is_english, normalize
+from llasa.text import german, italian
+from llasa.text.continental import Tongue
+from llasa.text.normalize import Normalized, is_english, language_code, normalize
 from llasa.text.reading import Reader, ReadWord
 
 PARAGRAPH_S, SENTENCE_S, CLAUSE_S = 0.6, 0.3, 0.12
@@ -22,6 +24,14 @@ _MARKS = dict(
 )
 _MARKS |= {mark: mark for mark in ",.?!"}
 _READER = Reader()
+
+
+def _never_last(tongue: Tongue) -> frozenset[str]:
+    return frozenset(one.rstrip(".").split(".")[-1] for one in (*tongue.titles, *tongue.numbered))
+
+
+# Words whose dot is their own.
+_ABBREVIATED = {"de": _never_last(german.TONGUE), "it": _never_last(italian.TONGUE)}
 
 _STARTS = (
     "and but or nor because which that while when if so although though since where who until unless before "
@@ -128,7 +138,7 @@ def _tokens(text: str, normal: Normalized) -> list[_Token]:
 
 
 def _foreign(text: str, language: str) -> list[_Token]:
-    tokens, count = [], 0.0
+    tokens, count, code = [], 0.0, language_code(language)
     words = _READER(text, "words", language)
     for word, following in zip(words, (*words[1:], None), strict=True):
         count += _CHARACTER if _wide(word) else 1.0
@@ -137,7 +147,7 @@ def _foreign(text: str, language: str) -> list[_Token]:
         if following and not (gap or _wide(word) or _wide(following)):
             continue  # a Latin word among characters comes letter by letter
         next_word = following.text if following and text[after].islower() else ""
-        mark = _mark(text[word.start : word.end], gap, next_word)
+        mark = _mark(text[word.start : word.end], gap, next_word, code)
         tokens.append(_Token(count, mark, word.end, gap, next_word))
         count = 0.0
     return tokens
@@ -147,11 +157,12 @@ def _wide(word: ReadWord) -> bool:
     return unicodedata.east_asian_width(word.text[0]) == "W"
 
 
-def _mark(word: str, gap: str, next_word: str) -> str:
+def _mark(word: str, gap: str, next_word: str, code: str) -> str:
     """Return the strongest mark between two words; a dot may belong to a number or an abbreviation."""
     found = "".join(_MARKS.get(sign, "") for sign in gap)
     stops = (mark for mark in "!?" if mark in found)
-    short = len(word) < 3 and word[0].isupper()
+    short = len(word) < 3 and (word[0].isupper() or (code == "de" and (word.isdigit() or len(word) == 1)))
+    short = short or word in _ABBREVIATED.get(code, ())
     if "\u3002" in gap or ("." in found and gap != "." and not (next_word or short)):
         return next(stops, ".")
     return next(stops, "," if found else "")

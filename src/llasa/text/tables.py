@@ -1,18 +1,18 @@
 """Word lists of English normalisation: abbreviations, units, currencies, symbols, months. Data only."""
 
 
-def _table(entries: str) -> dict[str, str]:
+def table(entries: str) -> dict[str, str]:
     """Read "written spoken words, written spoken words"."""
     return dict(entry.split(maxsplit=1) for entry in entries.split(","))
 
 
-def _set(words: str) -> frozenset[str]:
+def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
 # Something always follows these: their dot never ends a sentence. Some titles are common without a dot.
-COURTESY = _table("Dr doctor, Mr mister, Mrs missus, Ms ms, Prof professor")
-TITLES = COURTESY | _table(
+COURTESY = table("Dr doctor, Mr mister, Mrs missus, Ms ms, Prof professor")
+TITLES = COURTESY | table(
     "Gen general, Col colonel, Sgt sergeant, Capt captain, Lt lieutenant, Maj major, Cmdr commander, "
     "Rev reverend, Hon honorable, Gov governor, Sen senator, Rep representative, Pres president, Mt "
     "mount, Ft fort, Adm admiral, Pvt private, Cpl corporal, Fr father, Supt superintendent, dr doctor, "
@@ -20,14 +20,14 @@ TITLES = COURTESY | _table(
     "vs versus, approx approximately, cf compare, ca circa"
 )
 # The dot of these also ends the sentence when a new one follows.
-ABBREVIATIONS = _table(
+ABBREVIATIONS = table(
     "etc et cetera, dept department, Dept department, est established, Ave avenue, Blvd boulevard, Rd "
     "road, Jr junior, Sr senior, Inc incorporated, Ltd limited, Co company, Corp corporation, Bros "
     "brothers, Ph.D p h d, al al, Univ university, misc miscellaneous, govt "
     "government, Govt government, Hwy highway, ext extension"
 )
 # These mean it only before a number.
-NUMBERED = _table(
+NUMBERED = table(
     "No number, no number, Nos numbers, nos numbers, Fig figure, fig figure, Figs figures, Vol volume, "
     "vol volume, p page, pp pages, Ch chapter, ch chapter, Sec section, sec section, Eq equation, eq "
     "equation, Art article"
@@ -39,7 +39,7 @@ SHORT_MONTHS = {name[:3].title(): i for i, name in enumerate(MONTH_NAMES) if len
 MONTHS = SHORT_MONTHS | {name.title(): number for number, name in enumerate(MONTH_NAMES) if number}
 
 # Singular names; the plural is regular unless given after a slash.
-UNITS = _table(
+UNITS = table(
     "km kilometer, cm centimeter, mm millimeter, nm nanometer, μm micrometer, m meter, mi mile, yd "
     "yard, ft foot/feet, kg kilogram, g gram, mg milligram, μg microgram, lb pound, lbs pound, oz "
     "ounce, L liter, l liter, ml milliliter, mL milliliter, cl centiliter, mph mile per hour/miles per "
@@ -66,33 +66,33 @@ CURRENCIES = {
     "¥": ("yen", "yen", "sen", "sen"),
     "₹": ("rupee", "rupees", "paisa", "paise"),
 }
-MAGNITUDES = _table(
+MAGNITUDES = table(
     "k thousand, K thousand, m million, M million, bn billion, B billion, b billion, tn trillion, T "
     "trillion, thousand thousand, million million, billion billion, trillion trillion"
 )
 
-SYMBOLS = _table(
+SYMBOLS = table(
     "& and, @ at, % percent, + plus, = equals, / slash, # hash, \\ backslash, ° degrees, × times, ÷ "
     "divided by, ± plus or minus, ≈ about, ≠ is not equal to, ≤ at most, ≥ at least, ∞ infinity, √ "
     "square root of, § section, © copyright, $ dollars, £ pounds, € euros, ¥ yen, ₹ rupees, ¢ cents, → "
     "to"
 )
 # Between digits these mean arithmetic; elsewhere they are decoration.
-ARITHMETIC = _table("* times, < is less than, > is greater than, ^ to the power of, - minus, x by")
-IN_ADDRESSES = _table(
+ARITHMETIC = table("* times, < is less than, > is greater than, ^ to the power of, - minus, x by")
+IN_ADDRESSES = table(
     "@ at, . dot, / slash, - dash, _ underscore, : colon, ? question mark, = equals, & and, # hash, % "
     "percent, + plus, ~ tilde"
 )
 
 # Written in capitals and said as a word.
-ACRONYMS = _set(
+ACRONYMS = word_set(
     "NASA NATO UNESCO UNICEF OPEC AIDS LASER RADAR SCUBA SONAR FIFA UEFA COVID SARS NAFTA ASEAN PIN RAM "
     "ROM SIM GIF SWAT CAPTCHA LIDAR NASDAQ POTUS SCOTUS YOLO LOL OSHA FEMA HIPAA CAD GUI DOS BASIC VAT "
     "MIDI ZIP"
 )
 # Spelt although it could be read as a word, and spelt even in a shouted sentence.
-INITIALISMS = _set("USA UK EU UN FBI CIA IBM AI UCLA UAE API IOS ATM USB IRS EEG ECG URL UFO ISO IEEE")
-SHORT_WORDS = _set(
+INITIALISMS = word_set("USA UK EU UN FBI CIA IBM AI UCLA UAE API IOS ATM USB IRS EEG ECG URL UFO ISO IEEE")
+SHORT_WORDS = word_set(
     "A I AM AN AND ANY ARE AS ASK AT BAD BE BIG BUT BY CAN DAY DID DO END FOR GET GO GOD HAD HAS HE HER "
     "HEY HI HIM HIS HOW IF IN IS ITS LET MAN MAY ME MY NEW NO NOR NOT NOW OF OFF OH OLD ON ONE OR OUR "
     "OUT OWN RUN SAD SAY SEE SHE SO THE TO TOO TOP TWO UP USE WAR WAS WAY WE WHO WHY WIN WOW YES YET "
@@ -113,6 +113,6 @@ MONARCHS = (
 )
 NAME_STARTS = ("Mc", "Mac", "De", "Di", "La", "Le", "Van", "Von", "Fitz")
 FRONTED = frozenset({"'em", "'tis", "'twas", "'cause", "'bout", "'til"})
-SPECIAL_WORDS = _table(
+SPECIAL_WORDS = table(
     "PhD p h d, PhDs p h d's, iOS i o s, macOS mac o s, OK okay, Ok okay, BSc b s c, MSc m s c"
 )

@@ -28,6 +28,7 @@ from llasa.text.tables import (
 )
 
 MARKS = (",", ".", "!", "?")  # weakest first
+SILENT_SIGNS = r"[\"'`\[\]{}–-]"
 
 _ONSETS = (
     "BL|BR|CH|CL|CR|DR|FL|FR|GH|GL|GN|GR|KN|KR|PH|PL|PR|QU|RH|SC|SCH|SCR|SH|SHR|SK|SL|SM|SN|SP|SPL|SPR|SQU|ST|STR|SW|"
@@ -150,21 +151,24 @@ def _greek(match: re.Match[str]) -> list[Piece]:
     return [said(match, unicodedata.name(match[0]).split(" ")[-1].lower())]
 
 
-def _space(match: re.Match[str]) -> list[Piece]:
+def space(match: re.Match[str]) -> list[Piece]:
+    """White space is silent; an empty line ends a sentence."""
     return [said(match, ".")] if match[0].count("\n") > 1 else []
 
 
-def _dots(match: re.Match[str]) -> list[Piece]:
+def dots(match: re.Match[str]) -> list[Piece]:
     """Three dots go on when the sentence does."""
     goes_on = re.match(r"\s?[a-z]", match.string[match.end() : match.end() + 2])
     return [said(match, "," if goes_on else ".")]
 
 
-def _marks(match: re.Match[str]) -> list[Piece]:
+def marks(match: re.Match[str]) -> list[Piece]:
+    """Of several marks together the strongest is said."""
     return [said(match, max((mark if mark in MARKS else "," for mark in match[0]), key=MARKS.index))]
 
 
-def _silent(match: re.Match[str]) -> list[Piece]:
+def silent(match: re.Match[str]) -> list[Piece]:
+    """Nothing is said."""
     return []
 
 
@@ -196,16 +200,16 @@ WORD_RULES: list[Rule] = [
     (r"(?<![α-ωΑ-Ω])[α-ωΑ-Ω](?![α-ωΑ-Ω])", _greek),
 ]
 SIGN_RULES: list[Rule] = [
-    (r"\s+", _space),
-    (r"[.…]{2,}(?![?!])", _dots),
+    (r"\s+", space),
+    (r"[.…]{2,}(?![?!])", dots),
     (r"(?<=[A-Za-z])\.(?=[a-z0-9])", always("dot")),
-    (r"[.,;:?!…]+", _marks),
+    (r"[.,;:?!…]+", marks),
     (r"[—―]|--+|(?<=\s)[-–](?=\s)|[()]", always(",")),
     (r"#(?=[0-9])", always("number")),
     (r"#(?=[A-Za-z])", always("hashtag")),
     (r"(?<=[A-G])#", always("sharp")),
     (r"~(?=[0-9])", always("about")),
-    (r"(?<=and)/(?=or\b)", _silent),
+    (r"(?<=and)/(?=or\b)", silent),
     (rf"[{re.escape(''.join(SYMBOLS))}]", _symbol),
-    (r"[\"'`\[\]{}–-]", _silent),
+    (SILENT_SIGNS, silent),
 ]

@@ -48,7 +48,12 @@ def tidy(text: str) -> Written:
             "Give text with at least one letter or digit."
         )
     lost = (sign for sign, piece in zip(composed, pieces, strict=True) if not piece.strip() and _told(sign))
-    return Written(plain, sum(map(_weight, plain)), tuple(dict.fromkeys(lost)))
+    return Written(plain, weight(plain), tuple(dict.fromkeys(lost)))
+
+
+def weight(text: str) -> float:
+    """Return the length of a text in English letters: a wide character or digit counts as several."""
+    return sum(map(_weight, text))
 
 
 def _told(sign: str) -> bool:
@@ -78,9 +83,11 @@ def _weight(character: str) -> float:
 
 
 def likely_language(text: str) -> str:
-    """Return "zh", "ja" or "und" if most letters of a text are not Latin, else "en": enough to cut it."""
+    """Return "zh", "ja" or "und" if most of a text's letters are not Latin, by weight, else "en"."""
     letters = [unicodedata.name(sign, "") for sign in text if sign.isalpha()]
-    if sum("LATIN" in name for name in letters) * 2 >= len(letters):
+    weights = [weight(sign) for sign in text if sign.isalpha()]
+    latin = sum(one for name, one in zip(letters, weights, strict=True) if "LATIN" in name)
+    if latin * 2 >= sum(weights):
         return "en"
     if any(name.startswith(("HIRAGANA", "KATAKANA")) for name in letters):
         return "ja"

@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from llasa.audio import replace_file
+from llasa.errors import InputError, MissingExtra
 from llasa.text.phones import LETTERS, PHONES, LetterModel, windows_of
 
 Chunks = list[str]
@@ -38,16 +40,51 @@ class LettersReport:
     phone_error_rate: float
 
 
-def build_lexicon(out_path: str | Path) -> dict[str, str]:
-    """Write `lexicon.txt.gz`, the first pronunciations of pocketsphinx's cmudict, and return it."""
-    from pocketsphinx import get_model_path
+def read_dictionary(path: str | Path | None = None) -> dict[str, str]:
+    """Return the first pronunciation of each plain word of a dictionary: word -> phones, without stress.
 
-    source = Path(get_model_path()) / "en-us" / "cmudict-en-us.dict"
-    rows = (line.split(" ", 1) for line in source.read_text(encoding="ascii").splitlines())
-    lexicon = {word: phones for word, phones in rows if re.fullmatch(r"'?[a-z][a-z']*", word)}
-    text = "".join(f"{word}\t{phones}\n" for word, phones in sorted(lexicon.items()))
-    Path(out_path).write_bytes(gzip.compress(text.encode("ascii"), 9, mtime=0))
+    path: lines of a word and its phones, as CMUdict has them; the one inside pocketsphinx if None.
+
+    Raises:
+        InputError: it cannot be read, holds no word, or a phone that is not in `PHONES`.
+        MissingExtra: pocketsphinx is wanted and not installed.
+    """
+    source = Path(path) if path else _cmudict()
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"Reading the lexicon '{source}': {error}. Check the file.") from error
+    lexicon: dict[str, str] = {}
+    for line in lines:
+        word, *phones = re.sub(r"\s#.*", "", line).split() or [""]
+        if re.fullmatch(r"'?[a-z][a-z']*", word.lower()) and phones:
+            lexicon.setdefault(word.lower(), " ".join(phone.rstrip("012") for phone in phones))
+    _check_lexicon(lexicon, source)
     return lexicon
+
+
+def _cmudict() -> Path:
+    try:
+        from pocketsphinx import get_model_path
+    except ImportError as error:
+        raise MissingExtra("Reading CMUdict", "pocketsphinx", "eval") from error
+    return Path(get_model_path()) / "en-us" / "cmudict-en-us.dict"
+
+
+def _check_lexicon(lexicon: Mapping[str, str], source: Path) -> None:
+    unknown = {phone for phones in lexicon.values() for phone in phones.split()} - set(PHONES)
+    if unknown or not lexicon:
+        found = (
+            f"phones that are none of ARPAbet's: {', '.join(sorted(unknown)[:5])}" if unknown else "no word"
+        )
+        todo = "Write a word and its phones a line, as in: hello HH AH L OW"
+        raise InputError(f"Reading the lexicon '{source}': found {found}. {todo}.")
+
+
+def write_lexicon(lexicon: Mapping[str, str], path: str | Path) -> None:
+    """Write `lexicon.txt.gz` as `text.phones` reads it; the same words give the same file."""
+    text = "".join(f"{word}\t{phones}\n" for word, phones in sorted(lexicon.items()))
+    replace_file(Path(path), gzip.compress(text.encode("ascii"), 9, mtime=0))
 
 
 def train_letters(
@@ -238,7 +275,7 @@ def _save(network: _Network, outputs: list[str], out_path: str | Path) -> None:
     halves = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
     # One entry only: the order of several is not fixed, and the same training must give the same file.
     sizes = json.dumps({"outputs": outputs, "reach": REACH, "history": HISTORY})
-    Path(out_path).write_bytes(save(halves, {"letters": sizes}))
+    replace_file(Path(out_path), save(halves, {"letters": sizes}))
 
 
 def _edits(heard: list[str], wanted: list[str]) -> int:

@@ -1,248 +1,327 @@
-"""Supervised training of the language model on shards of codes, with a curriculum of word-boundary crops.
+"""Supervised training of a language model to speak: a recipe and prepared folders to a bundle that talks.
 
-Rows are built by `prompt.py`, the very ones inference uses. Whole sentences teach a plain decoder its
-alignment slowly; crops of one or two words that grow into sentences teach it quickly. Most rows are two
-utterances of one speaker, the first standing where a voice stands when cloning; the loss covers the codes of
-both and the end marker.
-
-Shapes: B rows, S ids a row.
+transformers' Trainer does the training, on whatever accelerate finds; here is what it is given.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import BaseModel, Field
+from torch import Tensor
 
-from llasa.core import Codes, Ids
-from llasa.data.shards import Row, Shard
-from llasa.prompt import IGNORED, Prompt
-from llasa.train.loop import average_gradients, processes, rate_at
+from llasa import config
+from llasa.audio import replace_file
+from llasa.bundle import Bundle
+from llasa.data.index import Split
+from llasa.data.packing import cut
+from llasa.data.rejects import Reject
+from llasa.data.shards import Shards
+from llasa.device import chosen_device, chosen_dtype, fastest_dtype
+from llasa.errors import ConfigError, MissingExtra
+from llasa.export.hf import Changes, export_hf
+from llasa.train.chat import ChatBlock, chat_rows
+from llasa.train.loss import in_chunks
+from llasa.train.panel import Panel, SamplesBlock, Speaker
+from llasa.train.preflight import Report, check, preflight
+from llasa.train.rows import Batches, Corpus, Example, Rows, RowsBlock, tensors
+from llasa.train.run import start
+from llasa.train.start import Start, starting_bundle
+from llasa.weights import sha256
 
-Reader = Callable[[str], str]
+Track = Callable[[Sequence[int]], Iterator[int]]
+HELD_OUT = 64  # rows whose loss is told, at most
+# Of Llasa's own training (zhenye234/LLaSA_training), but for the rate, which suits fine-tuning a small set.
+DEFAULTS: dict[str, Any] = {
+    "learning_rate": 5e-5, "warmup_steps": 0.03, "lr_scheduler_type": "cosine", "weight_decay": 0.01,
+    "adam_beta2": 0.95, "max_grad_norm": 1.0, "logging_steps": 10, "save_steps": 500,
+    "eval_strategy": "steps", "eval_steps": 500,
+    "save_total_limit": 2, "report_to": "tensorboard",
+    "ddp_find_unused_parameters": False,
+}  # fmt: skip
+# What follows from how batches are made.
+FIXED: dict[str, Any] = {
+    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "remove_unused_columns": False,
+    "train_sampling_strategy": "sequential", "disable_tqdm": True, "label_names": ["labels"],
+    "dataloader_drop_last": False, "prediction_loss_only": True,
+}  # fmt: skip
+
+
+class OptimizerBlock(BaseModel):
+    """muon: for the matrices of the layers, and AdamW for the rest, at one learning rate."""
+
+    model_config = config.STRICT
+    muon: bool = False
+
+
+class Sft(Start):
+    """A recipe of `llasa train sft`.
+
+    data: prepared folders, with how often each is drawn where that is not once. out: the run's folder.
+    name: of the new bundle. dtype: of the weights that are written. check_first_batch: whether a suspect
+    first batch stops the run. skip_bad: leave damaged shards out. lora: options of peft's `LoraConfig`.
+    trainer: of transformers' `TrainingArguments`.
+    """
+
+    data: str | list[str] | dict[str, float]
+    out: str
+    name: str | None = None
+    dtype: str = "bfloat16"
+    check_first_batch: bool = True
+    skip_bad: bool = False
+    rows: RowsBlock = RowsBlock()
+    lora: dict[str, Any] | None = None
+    chat: ChatBlock | None = None
+    optimizer: OptimizerBlock = OptimizerBlock()
+    samples: SamplesBlock | None = None
+    trainer: dict[str, Any] = Field(default={})
+
+    def folders(self) -> dict[str, float]:
+        """Return the prepared folders with their weights."""
+        if isinstance(self.data, dict):
+            return self.data
+        return dict.fromkeys([self.data] if isinstance(self.data, str) else self.data, 1.0)
 
 
 @dataclass(frozen=True)
-class Curriculum:
-    """How rows change over a run; progress goes from 0 to 1.
+class Trained:
+    """What came of a run. report: of the first batch. bundle: what speaks; None after a dry run.
 
-    grow: share of the run in which crops grow to whole sentences. words: longest crop at its end.
-    prompted: share of rows with a voice afterwards (half of it before). prompt_codes: longest voice.
-    corrupt: each row has up to this share of its input codes replaced at random, which makes the model robust
-    to its own mistakes. cropped: share of rows that stay crops after growth.
+    rejected: rows that could not be used. first: whether this is the first of the processes.
     """
 
-    grow: float = 0.12
-    words: int = 20
-    prompted: float = 0.9
-    prompt_codes: int = 110
-    corrupt: float = 0.2
-    cropped: float = 0.15
-
-    def longest(self, progress: float) -> int | None:
-        """Return the longest crop in words now, or None for whole sentences."""
-        ratio = progress / self.grow if self.grow else 1.0
-        return None if ratio >= 1 else 2 + int(self.words * ratio * ratio)
+    report: Report
+    bundle: Path | None
+    rejected: int
+    first: bool
 
 
-class Rows:
-    """Draws training rows from shards. All randomness is torch's global generator."""
+def read_recipe(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Sft:
+    """Return the recipe of a TOML file, with `key=value` settings over it; a dotted key reaches into a table.
 
-    def __init__(
-        self, shards: Sequence[Shard], prompt: Prompt, reader: Reader, curriculum: Curriculum,
-        emphasis: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
-        """Take the shards; `emphasis` multiplies how often a speaker is drawn (1 where not named)."""
-        self.prompt, self.reader, self.curriculum = prompt, reader, curriculum
-        self.by_speaker: dict[str, list[Row]] = {}
-        for shard in shards:
-            self.by_speaker.setdefault(shard.speaker, []).extend(
-                r for r in shard.rows if len(r.word_ends) > 1
-            )
-        self.speakers = list(self.by_speaker)
-        # The square root lets speakers with little speech be heard more often than their share.
-        stress = emphasis or {}
-        self.weights = torch.tensor(
-            [len(rows) ** 0.5 * stress.get(s, 1.0) for s, rows in self.by_speaker.items()]
-        )
-
-    def draw(self, progress: float) -> tuple[Ids, Ids]:
-        """Return one row (ids, labels) for this point of the run."""
-        speaker = self.speakers[int(torch.multinomial(self.weights, 1))]
-        longest = self.curriculum.longest(progress)
-        cropped = longest is not None or float(torch.rand(())) < self.curriculum.cropped
-        text, codes = self.piece(self._pick(speaker), (longest or self.curriculum.words) if cropped else None)
-        share = self.curriculum.prompted * (0.5 if longest else 1.0)
-        if float(torch.rand(())) < share:
-            voice_text, voice_codes = self.piece(
-                self._pick(speaker), longest or 12, self.curriculum.prompt_codes
-            )
-            text, codes = f"{voice_text}{self.prompt.separator}{text}", [*voice_codes, *codes]
-        return self.prompt.example(text, codes)
-
-    def piece(self, row: Row, words: int | None, codes: int | None = None) -> tuple[str, Codes]:
-        """Return the text (as the model reads it) and codes of a row,
-        or of a random run of at most `words` words.
-
-        The run is shortened to at most `codes` codes, but never below one word.
-        """
-        said, ends = row.text.split(), list(row.word_ends)
-        first, last = 0, len(said)
-        if words is not None and words < len(said):
-            count = 1 + int(torch.randint(words, ()))
-            first = int(torch.randint(len(said) - count + 1, ()))
-            last = first + count
-        # A word shorter than one code shares its neighbour's.
-        start = min(ends[first - 1], len(row.codes) - 1) if first else 0
-        while codes is not None and last - first > 1 and ends[last - 1] - start > codes:
-            last -= 1
-        # The final silence belongs to the last word.
-        end = max(start + 1, len(row.codes) if last == len(said) else ends[last - 1])
-        text = " ".join(said[first:last])
-        if last == len(said) and text[-1] not in ",.?!" and float(torch.rand(())) < 0.6:
-            text += "."
-        return self.reader(text.rstrip(",") if last < len(said) else text), list(row.codes[start:end])
-
-    def _pick(self, speaker: str) -> Row:
-        rows = self.by_speaker[speaker]
-        return rows[int(torch.randint(len(rows), ()))]
-
-
-def collate(rows: Sequence[tuple[Ids, Ids]], pad: int) -> tuple[Tensor, Tensor]:
-    """Return ids and labels [B, S], padded on the right, where a causal model never looks."""
-    ids = [torch.tensor(row) for row, _ in rows]
-    labels = [torch.tensor(row) for _, row in rows]
-    pad_rows = nn.utils.rnn.pad_sequence
-    return pad_rows(ids, True, pad), pad_rows(labels, True, IGNORED)
-
-
-def code_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each labelled id, nats [labels]; the head runs on those positions only.
-
-    model: a causal LM as in transformers, with `model` and `lm_head`.
+    Raises:
+        ConfigError: no such file, or a key that is unknown, missing or of a wrong value.
     """
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    wanted = labels[:, 1:] != IGNORED
-    logits = model.lm_head(hidden[wanted])
-    return F.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="none")
+    return config.build(Sft, config.table(path, settings), f"Reading '{path}'")
 
 
-def embed_by_digits(weight: Tensor, first: int, levels: Sequence[int]) -> None:
-    """Start code embeddings as sums of one random vector per FSQ digit,
-    so neighbours on the grid start alike.
+def train(recipe: Sft, dry_run: bool = False, changed_ok: bool = False, track: Track = iter) -> Trained:
+    """Train a language model; called again, a stopped run goes on.
 
     Args:
-        weight: [V, D], changed in place. first: id of code 0.
-            levels: of the codec, dimension 0 least significant.
+        dry_run: only look at the first batch. changed_ok: go on although the recipe or the data changed.
+        track: may show how far the rows are read.
+
+    Raises:
+        ConfigError: the recipe does not fit, or the first batch is suspect.
+        BundleError: a model, codec or shard is damaged, or they do not fit each other.
+        Interrupted: a signal asked to stop; the same call goes on.
     """
-    codes = torch.arange(int(torch.tensor(levels).prod()))
-    total = torch.zeros(len(codes), weight.shape[1])
-    std = float(weight.detach().std())
-    for size in levels:
-        digit, codes = codes % size, codes // size
-        # A random walk over the digit's values keeps close values close.
-        steps = torch.randn(size, weight.shape[1]).cumsum(0)
-        total = total + (steps - steps.mean(0))[digit]
-    with torch.no_grad():
-        weight[first : first + len(total)] = total / total.std() * std
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    args = _arguments(recipe, out)
+    with args.main_process_first(local=False):
+        bundle = starting_bundle(recipe, out / "start")
+    run = _Run(recipe, out, args, bundle, track)
+    if not dry_run:
+        start(out, run.facts(), changed_ok)
+    report = run.look()
+    first = args.process_index == 0
+    return Trained(report, None if dry_run else run.train(), run.rejected, first)
 
 
-def optimizers_for(model: nn.Module, learning_rate: float, muon: bool) -> dict[str, torch.optim.Optimizer]:
-    """Return AdamW over everything, or Muon over the layers' matrices and AdamW over the rest."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers." in n] if muon else []
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    adamw = torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
-    if not muon:
-        return {"adamw": adamw}
-    # This scale gives Muon's updates AdamW's size, so both share one learning rate.
-    return {
-        "adamw": adamw,
-        "muon": torch.optim.Muon(matrices, learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+def _arguments(recipe: Sft, out: Path) -> Any:
+    from transformers import TrainingArguments
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if fixed := sorted(FIXED.keys() & recipe.trainer.keys()):
+        found = f"found trainer.{fixed[0]}, which follows from how batches are made"
+        raise ConfigError(f"Reading the recipe: {found}. Leave it out; rows.tokens is the size of a batch.")
+    device = chosen_device(None)
+    own = {
+        "bf16": fastest_dtype(device) is torch.bfloat16,
+        "use_cpu": device.type == "cpu",
+        "seed": recipe.seed,
     }
+    values: dict[str, Any] = DEFAULTS | own | recipe.trainer | FIXED
+    values["output_dir"] = str(out / "checkpoints")
+    try:
+        return TrainingArguments(**values)
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"Reading [trainer] of the recipe: {error}. See transformers' TrainingArguments."
+        ) from error
 
 
-class SftTask:
-    """Trains `model` on rows; see `loop.Task`."""
+class _Run:
+    """One run: what it reads, what it trains, what it writes."""
 
-    def __init__(
-        self, model: nn.Module, train: Rows, held: Rows, steps: int, *, tokens: int = 2800,
-        learning_rate: float = 1.8e-3, muon: bool = True, hold: float = 0.3,
-    ) -> None:  # fmt: skip
-        self.model, self.train, self.held, self.steps = model, train, held, steps
-        self.tokens, self.learning_rate, self.hold = tokens, learning_rate, hold
-        self.modules = {"model": model}
-        self.optimizers = optimizers_for(model, learning_rate, muon)
-        self.seen = 0
+    def __init__(self, recipe: Sft, out: Path, args: Any, bundle: Bundle, track: Track) -> None:
+        self.recipe, self.out, self.args, self.bundle = recipe, out, args, bundle
+        weights = recipe.folders()
+        self.sources = [self._shards(folder, "train") for folder in weights]
+        corpus = Corpus(list(zip(self.sources, weights.values(), strict=True)), recipe.rows)
+        self.rows = self._rows(corpus, track)
+        self.rejects: list[Reject] = list(self.rows.rejects)
+        self.batches = self._batches()
+        if args.process_index == 0:
+            _write_rejects(self.rejects, out / "rejects.jsonl")
+        self.rejected = len(self.rejects)
 
-    def step(self, index: int) -> Mapping[str, float]:
-        """See `Task`."""
-        self.model.train()
-        ids, labels = self._batch(index / self.steps)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = code_loss(self.model, self._corrupt(ids), labels).mean()
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * rate_at(index, self.steps, hold=self.hold)
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(self.model.parameters())
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        return {"loss": loss.item(), "tokens": float(ids.numel() * processes())}
+    def _shards(self, folder: str, split: Split) -> Shards:
+        return Shards(Path(folder), split, codec=self.bundle.codec_name, skip_bad=self.recipe.skip_bad)
 
-    def _batch(self, progress: float) -> tuple[Tensor, Tensor]:
-        """Return rows of similar length that fill about `tokens` ids."""
-        pool = [self.train.draw(progress) for _ in range(8)]
-        mean = sum(len(ids) for ids, _ in pool) / len(pool)
-        count = max(2, int(self.tokens / mean))
-        pool = sorted(
-            (*pool, *(self.train.draw(progress) for _ in range(3 * count - 8))), key=lambda row: len(row[0])
-        )
-        start = int(torch.randint(len(pool), ()))
-        taken = pool[max(0, min(start, len(pool) - count)) :]
-        longest, kept = 0, []
-        for row in taken:
-            longest = max(longest, len(row[0]))
-            if kept and longest * (len(kept) + 1) > self.tokens * 1.1:
-                break
-            kept.append(row)
-        return collate(kept, self.train.prompt.end_id)
+    def _rows(self, corpus: Corpus, track: Track) -> Rows:
+        bundle = self.bundle
 
-    def _corrupt(self, ids: Tensor) -> Tensor:
-        first, size = self.train.prompt.first_code_id, self.train.prompt.codebook_size
-        share = torch.rand(len(ids), 1) * self.train.curriculum.corrupt
-        spoilt = (torch.rand(ids.shape) < share) & (ids >= first) & (ids < first + size)
-        return torch.where(spoilt, torch.randint_like(ids, first, first + size), ids)
+        def form(text: str, language: str) -> str:
+            return bundle.form(text, language).text
 
-    @torch.no_grad()
-    def validate(self) -> Mapping[str, float]:
-        """Return the code loss on whole unseen sentences after the right voice and after another
-        speaker's.
-        """
-        self.model.eval()
-        torch.manual_seed(1)
+        return Rows(corpus, bundle.prompt, form, self.recipe.rows, bundle.max_length, track)
+
+    def _batches(self) -> Batches:
+        """Return the batches of the whole run, and tell the trainer how many steps they are."""
+        chat, args = self.recipe.chat, self.args
+        share = chat.share if chat else 0.0
+        lm = self.bundle.folder / self.bundle.manifest.lm.path
+        talk = chat_rows(Path(chat.data), lm, self.rows.max_length, self.rejects) if chat else []
+        order = self.rows.order(self.recipe.seed, 1.0 - share)
+        a_step = args.gradient_accumulation_steps * args.world_size
+        if args.max_steps <= 0:
+            args.max_steps = max(1, math.ceil(order.epoch * args.num_train_epochs / a_step))
+        return Batches(self.rows, order, args.max_steps * a_step, talk, share)
+
+    def look(self) -> Report:
+        """Return what the first batch shows; refuse a suspect one."""
+        self.model = self._load()
+        report = preflight(self.model, self.batches, self.bundle, self.out / "preflight")
+        if self.recipe.check_first_batch:
+            check(report, self.out / "preflight")
+        return report
+
+    def _load(self) -> Any:
+        from llasa.engines.weights import load_model
+
+        return load_model(self.bundle.folder / self.bundle.manifest.lm.path, torch.float32)
+
+    def train(self) -> Path:
+        """Train to the end and return the folder of the new bundle."""
+        from transformers import PrinterCallback, Trainer
+
+        from llasa.train import resume
+
+        in_chunks(self.model)
+        model = self._adapted(self.model)
+        samples, held = self.recipe.samples, self._held_out()
+        speaker = Speaker(self.bundle, samples, self.out / "samples") if samples else None
+        panel = Panel(self.out, self.batches, speaker)
+        self.args.eval_strategy = self.args.eval_strategy if held else "no"
+        trainer = Trainer(
+            model, self.args, data_collator=_only, train_dataset=self.batches, eval_dataset=held or None,
+            callbacks=[panel], optimizers=(self._optimizer(model), None),
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)  # the panel shows it
+        panel.trainer = trainer
+        resume.train(trainer, self.out / "checkpoints")
+        return self._write(trainer)
+
+    def _adapted(self, model: Any) -> Any:
+        """Return the model with LoRA on it, if the recipe asks for that."""
+        if self.recipe.lora is None:
+            return model
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise MissingExtra("Training with LoRA", "peft", "train") from error
+        torch.manual_seed(self.recipe.seed)
+        try:
+            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **self.recipe.lora))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"Reading [lora] of the recipe: {error}. See peft's LoraConfig.") from error
+
+    def _optimizer(self, model: Any) -> Any:
+        from llasa.train.optimizer import muon
+
+        return muon(model.to(self.args.device), self.args) if self.recipe.optimizer.muon else None
+
+    def _held_out(self) -> dict[str, Any]:
+        """Return unseen rows after a voice of their speaker, and after another speaker's."""
+        weights = self.recipe.folders()
+        sources = [(source, 1.0) for folder in weights if len(source := self._shards(folder, "heldout"))]
+        if not sources:
+            return {}
+        block = self.recipe.rows.model_copy(update={"learn_prompt": False})
+        rows = self._rows(Corpus(list(sources), block), iter)
+        found = {"held": held_out(rows, other=False), "other_voice": held_out(rows, other=True)}
+        return {name: _batched(examples, rows) for name, examples in found.items() if examples}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what must not change while a run goes on."""
+        tokenizer = self.bundle.folder / self.bundle.manifest.lm.path / "tokenizer.json"
         return {
-            "held_loss": self._prompted_loss(other=False),
-            "held_other_voice": self._prompted_loss(other=True),
+            "recipe": self.recipe.model_dump(exclude={"out"}),
+            "data": [source.digest for source in self.sources],
+            "codec": self.bundle.codec_name,
+            "tokenizer": sha256([tokenizer]),
+            "processes": self.args.world_size,
         }
 
-    def _prompted_loss(self, other: bool, rows: int = 60) -> float:
-        held, built = self.held, []
-        for i in range(rows):
-            speaker = held.speakers[i % len(held.speakers)]
-            voice = held.speakers[(i + 1) % len(held.speakers)] if other else speaker
-            candidates = held.by_speaker[speaker]
-            row = candidates[(i // len(held.speakers)) % len(candidates)]
-            reference = held.by_speaker[voice][(i // len(held.speakers) + 1) % len(held.by_speaker[voice])]
-            voice_text, voice_codes = held.piece(reference, None, held.curriculum.prompt_codes)
-            built.append(held.prompt.example(held.reader(row.text), list(row.codes), voice_text, voice_codes))
-        with torch.autocast("cpu", torch.bfloat16):
-            parts = [
-                code_loss(self.model, *collate(built[i : i + 10], held.prompt.end_id))
-                for i in range(0, rows, 10)
-            ]
-        return float(torch.cat(parts).mean())
+    def _write(self, trainer: Any) -> Path:
+        """Write the trained weights, and the bundle that speaks with them."""
+        from llasa.engines.weights import load_model
+
+        place = self.out / ("adapter" if self.recipe.lora is not None else "lm")
+        trainer.model.config.use_cache = True
+        trainer.save_model(str(place))
+        if self.args.process_index == 0:
+            changes = Changes(name=self.recipe.name)
+            if self.recipe.lora is not None:
+                changes = replace(changes, adapter=place)
+            else:
+                model = load_model(place, chosen_dtype(self.recipe.dtype, torch.device("cpu")))
+                model.save_pretrained(place)
+                changes = replace(changes, lm=place)
+            export_hf(self.bundle, self.out / "bundle", changes, force=True)
+        return self.out / "bundle"
+
+
+def held_out(rows: Rows, other: bool) -> list[Example]:
+    """Return whole rows after a voice: their own speaker's, or another's; few, of all speakers in turn."""
+    speakers = list(rows.kin)
+    built: list[Example] = []
+    random = np.random.default_rng(1)
+    for number in range(HELD_OUT if len(speakers) > other else 0):
+        turn, speaker = divmod(number, len(speakers))
+        voices = rows.kin[speakers[(speaker + other) % len(speakers)]]
+        index, own = rows.kin[speakers[speaker]], turn + 1 < len(rows.kin[speakers[speaker]])
+        if not own or turn + 1 >= len(voices):
+            continue
+        target = rows.piece(rows.corpus[int(index[turn])], None, random)
+        voice = rows.piece(rows.corpus[int(voices[turn + 1])], None, random, rows.block.prompt_codes)
+        example = rows.prompt.example(*target, *voice)
+        if len(example[0]) <= rows.max_length:
+            built.append(example)
+    return built
+
+
+def _batched(examples: Sequence[Example], rows: Rows) -> list[dict[str, Tensor]]:
+    lengths = [len(ids) for ids, _ in examples]
+    count = max(1, round(sum(lengths) / rows.block.tokens))
+    parts = cut(lengths, count, np.random.default_rng(0))
+    return [tensors([examples[place] for place in part], rows.prompt) for part in parts]
+
+
+def _only(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the one batch of a list: the data set holds batches."""
+    return items[0]
+
+
+def _write_rejects(rejects: Sequence[Reject], path: Path) -> None:
+    replace_file(path, "".join(json.dumps(one.row()) + "\n" for one in rejects).encode())

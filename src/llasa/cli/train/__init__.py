@@ -1,0 +1,16 @@
+"""`llasa train`: learns a codec, a recogniser, a letter model or a language model from a recipe."""
+
+import typer
+
+from llasa.cli.train import codec, letters, recognizer, sft
+
+app = typer.Typer(
+    name="train",
+    help="Train from a TOML recipe; run again, a stopped run goes on by itself.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.command(epilog=sft.EPILOG)(sft.sft)
+app.command(epilog=codec.EPILOG)(codec.codec)
+app.command(epilog=recognizer.EPILOG)(recognizer.recognizer)
+app.command(epilog=letters.EPILOG)(letters.letters)

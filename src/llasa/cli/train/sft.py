@@ -1,0 +1,75 @@
+"""`llasa train sft`: a language model learns to speak, from prepared folders, as a recipe says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llasa.cli.terminal import JsonOption, emit, examples, note
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+EPILOG = examples(
+    "llasa prepare recordings/ prepared/",
+    "llasa train sft recipes/sft/finetune.toml --set data=prepared --out run --dry-run",
+    "llasa train sft recipes/sft/finetune.toml --set data=prepared --out run",
+    "llasa train sft recipes/sft/lora.toml --set trainer.max_steps=200 --set lora.r=16",
+    "torchrun --nproc-per-node 8 -m llasa.cli train sft recipe.toml",
+    'llasa say "Hello there." --bundle run/bundle',
+)
+
+
+def sft(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file; recipes/sft has examples.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, over what the recipe says; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, over `out`.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only look at the first batch: OUT/preflight.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one CPU operation.")] = None,
+    changed_ok: Annotated[
+        bool, typer.Option("--changed-ok", help="Go on although recipe or data have changed.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Teach a language model to speak: a bundle, any causal language model, or one from nothing.
+
+    First OUT/preflight shows what the model is given, as text and sound, and a suspect first loss stops the
+    run. Run the same command again and a stopped run goes on. OUT/bundle is the result; OUT/metrics.jsonl and
+    metrics.png tell of the run, OUT/samples what it said, OUT/rejects.jsonl which rows could not be used.
+    """
+    import torch
+
+    from llasa.train.sft import read_recipe, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    told = read_recipe(recipe, [*(settings or ()), *([f'out="{out}"'] if out else [])])
+    found = train(told, dry_run, changed_ok, _tracked)
+    if not found.first:
+        return  # under torchrun one process speaks
+    if json:
+        return emit({"output": found.bundle, "rejected": found.rejected} | found.report.facts())
+    for line in found.report.lines():
+        note(line)
+    if found.rejected:
+        note(f"{found.rejected} rows could not be used; rejects.jsonl says why.")
+    print(found.bundle or Path(told.out) / "preflight")
+
+
+def _tracked(rows: "Sequence[int]") -> "Iterator[int]":
+    """Yield what is given, with a progress bar if a person is watching and it is worth one."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import track
+
+    quick = len(rows) < 1000 or not sys.stderr.isatty()
+    return (
+        iter(rows)
+        if quick
+        else iter(track(rows, "Measuring rows", console=Console(stderr=True), transient=True))
+    )

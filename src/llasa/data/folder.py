@@ -1,0 +1,183 @@
+"""The folder that one process prepares into: its lock, what it was begun with, and safe writing."""
+
+import json
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock, Timeout
+
+from llasa.audio import replace_file
+from llasa.data import index, shards
+from llasa.data.index import Split
+from llasa.data.rejects import Reject
+from llasa.errors import BundleError, ConfigError
+
+REJECTS, RUN = "rejects.jsonl", "run.json"
+_LIBRARIES = ("llasa", "numpy", "pyarrow", "soundfile", "soxr", "torch")
+
+
+class Folder:
+    """What a folder holds and how it grows. entries: its complete shards. whole: nothing is missing."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder if need be, and take its lock.
+
+        Raises:
+            ConfigError: it cannot be written to, holds other things, or somebody else is writing to it.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path)
+        except OSError as error:
+            found = f"the system says: {error.strerror}"
+            raise ConfigError(
+                f"Preparing '{path}': {found}. Name a folder that can be written to."
+            ) from error
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def _recover(self) -> None:
+        """Forget what an earlier process did not finish."""
+        found = index.load(self.path)
+        self.entries, self.whole = list(found.entries), found.whole
+        others = [name.name for name in self.path.iterdir() if not name.name.startswith(".")]
+        if others and not (self.path / RUN).exists():
+            found = f"it holds other things, such as '{others[0]}'"
+            raise ConfigError(f"Preparing '{self.path}': {found}. Name an empty folder.")
+        for draft in self.path.glob(".*.part"):
+            draft.unlink()
+        self._cut(index.NAME, found.end)
+        self._cut(REJECTS, self.entries[-1].rejects_end if self.entries else 0)
+        for file in (file for entry in self.entries for file in entry.files):
+            path = self.path / file.name
+            if not path.is_file() or path.stat().st_size != file.bytes:
+                raise BundleError(
+                    f"Preparing '{self.path}': shard '{file.name}' is gone or damaged. Start anew."
+                )
+
+    def _cut(self, name: str, size: int) -> None:
+        path = self.path / name
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise BundleError(f"Preparing '{self.path}': '{name}' is shorter than it was. Start anew.")
+        if found > size:
+            os.truncate(path, size)
+
+    def start(self, facts: Mapping[str, object]) -> None:
+        """Write down what the folder is made with, or compare with what it was begun with.
+
+        Raises:
+            ConfigError: it was begun with something else; says what.
+        """
+        path, facts = self.path / RUN, json.loads(json.dumps(facts))
+        if not path.exists():
+            made_by = {name: version(name) for name in _LIBRARIES} | {"python": sys.version.split()[0]}
+            told = {"verb": "prepare", **facts, "made_by": made_by}
+            return replace_file(path, json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
+        try:
+            was = cast(dict[str, Any], json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise BundleError(f"Reading '{path}': it is damaged ({error}). Start anew.") from error
+        changes = _changes({key: was.get(key) for key in facts}, facts)
+        if changes:
+            todo = "Give the same again, or name an empty folder"
+            raise ConfigError(
+                f"Preparing '{self.path}': it was begun otherwise: {'; '.join(changes)}. {todo}."
+            )
+
+    def write(
+        self,
+        shard: int,
+        rows: Mapping[Split, Sequence[shards.Row]],
+        rejects: Sequence[Reject],
+        header: shards.Header,
+        before: Callable[[], None],
+    ) -> None:
+        """Add a shard: its files, its rejects, what `before` does, and then its line of the index.
+
+        Raises:
+            ConfigError: the disk is full; names the file and the bytes. What was there stays whole.
+        """
+        told = b"".join(json.dumps(reject.row(), ensure_ascii=False).encode() + b"\n" for reject in rejects)
+        start = self.entries[-1].rejects_end if self.entries else 0
+        entry = shards.entry(self.path, shard, rows, header, len(rejects), start + len(told))
+        self._append(REJECTS, told)
+        before()
+        _sync(self.path)
+        self._append(index.NAME, entry.line())
+        self.entries.append(entry)
+
+    def finish(self) -> None:
+        """End the index."""
+        self._append(index.NAME, index.last_line(len(self.entries)))
+        self.whole = True
+
+    def _append(self, name: str, data: bytes) -> None:
+        path = self.path / name
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab", buffering=0) as file:
+                file.write(data)
+                os.fsync(file.fileno())
+            if path.stat().st_size != size + len(data):
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            os.truncate(path, size)
+            todo = f"Free {len(data)} bytes there and run the same command again"
+            raise ConfigError(f"Writing '{path}': the system says: {error.strerror}. {todo}.") from error
+
+    def reasons(self) -> Counter[str]:
+        """Return how many rows were rejected, by reason."""
+        if not self.entries:
+            return Counter()
+        with (self.path / REJECTS).open(encoding="utf-8") as lines:
+            return Counter(json.loads(line)["reason"] for line in lines)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+
+def _locked(path: Path) -> FileLock:
+    """Take the lock of a folder. The system gives it back when the process ends, however it ends."""
+    lock, owner = FileLock(path / ".lock"), path / ".owner"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        raise ConfigError(f"Preparing '{path}': {who} is writing there. Wait for it, or end it.") from error
+    owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    return lock
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that renamed files are still there after a power cut, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _changes(was: object, now: object, name: str = "") -> list[str]:
+    """Return a line for each value that differs, named by its keys."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        one, other = cast(Mapping[str, object], was), cast(Mapping[str, object], now)
+        keys = dict.fromkeys((*one, *other))
+        return [
+            line
+            for key in keys
+            for line in _changes(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if was == now else [f"{name} was {json.dumps(was)}, now {json.dumps(now)}"]

@@ -1,0 +1,88 @@
+"""Files that survive a kill and a power cut, and an index of them that is written last.
+
+What an index lists is whole; where there is none, or not the one that was written, there is nothing. Knows no
+model and no trainer.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llasa.errors import ConfigError
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def sync(path: Path) -> None:
+    """Return when the bytes of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename, and return when the new name is on the disk."""
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def write_index(path: Path, body: Mapping[str, Any]) -> None:
+    """Write a JSON object that can tell whether it is still as it was written; whole or not there."""
+    text = json.dumps(body, sort_keys=True)
+    draft = path.with_name(f".{path.name}.part")
+    with open(draft, "w", encoding="utf-8") as file:
+        json.dump(json.loads(text) | {"seal": _seal(text)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    move(draft, path)
+
+
+def read_index(path: Path) -> dict[str, Any] | None:
+    """Return what `write_index` wrote, or None if it is missing or not the same any more."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        seal = body.pop("seal", None)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    # The first indices had no seal; a flipped bit that hides one has spent itself on that.
+    return body if seal in (None, _seal(json.dumps(body, sort_keys=True))) else None
+
+
+def _seal(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error of Python, safetensors or torch says that a disk or a quota is full."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    text = str(error)
+    # torch's writer of archives forgets why it could not write.
+    return "inline_container" in text or any(f"(os error {number})" in text for number in FULL)
+
+
+def check_room(folder: Path, needed: int, doing: str) -> None:
+    """Raise ConfigError if fewer than `needed` bytes are free where `folder` is."""
+    missing = needed - shutil.disk_usage(folder).free
+    if missing > 0:
+        raise ConfigError(f"{doing}: it takes {needed} bytes, {missing} more than are free there. {_TODO}")
+
+
+def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
+    """Return the error of a file of `size` bytes that had no room; `needed` are still to be written."""
+    missing = needed - shutil.disk_usage(file.parent).free
+    if missing <= 0:  # room enough on the disk: it is a limit on the size of files, or a quota
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        missing = size - limit if 0 < limit < size else size
+    return ConfigError(f"{doing}: '{file.name}' had no room; {missing} bytes are missing there. {_TODO}")
+
+
+_TODO = "Free them, or raise the limit, and run the same command again: what was saved before is whole."

@@ -1,0 +1,109 @@
+"""Ray's workers make what this process makes, to the byte."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from llasa import audio
+from llasa.codec.compact import CompactCodec
+from llasa.core import Clip
+from llasa.data import cluster
+from llasa.data.encode import Job, Made, Options
+from llasa.data.prepare import prepare
+from llasa.errors import MissingExtra
+from tests.listed import Listed, Plain
+from tests.sounds import speechlike
+
+OPTIONS = Options(shard_rows=3)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Clip]:
+    made = list[Clip]()
+    for n in range(10):
+        audio.write(tmp_path / f"{n}.wav", speechlike(0.4 + n / 50))
+        made.append(
+            Clip(f"clip-{n}", str(tmp_path / f"{n}.wav"), f"Number {n}.", split="test" if n == 4 else "")
+        )
+    return [*made, replace(made[0], id="again"), replace(made[1], id="gone", audio="gone")]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+class Remote:
+    """What `ray` offers of itself, done at once in this process; counts what nobody took yet."""
+
+    def __init__(self, cores: int) -> None:
+        self.cores, self.waiting, self.most, self.up = cores, 0, 0, False
+
+    def is_initialized(self) -> bool:
+        return self.up
+
+    def init(self, **options: object) -> None:
+        self.up = True
+
+    def shutdown(self) -> None:
+        self.up = False
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cores}
+
+    def remote(self, **needs: object):
+        assert needs == {"num_cpus": 1, "num_gpus": 0}
+        return lambda kind: _Started(self, kind)
+
+    def get(self, made: Made) -> Made:
+        self.waiting -= 1
+        return made
+
+
+@dataclass
+class _Started:
+    ray: Remote
+    kind: type
+
+    def remote(self, *given: object) -> "_Started":
+        self.worker = self.kind(*given)
+        return _Actor(self.ray, self.worker)  # pyright: ignore[reportReturnType]
+
+
+class _Actor:
+    def __init__(self, ray: Remote, worker: object) -> None:
+        self.ray, self.worker, self.encode = ray, worker, self
+
+    def remote(self, job: Job) -> Made:
+        self.ray.waiting += 1
+        self.ray.most = max(self.ray.most, self.ray.waiting)
+        return self.worker.encode(job)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_shards_are_equal_and_few_jobs_wait(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+):
+    codec, ray = Plain(), Remote(cores=1)
+    monkeypatch.setitem(sys.modules, "ray", ray)  # pyright: ignore[reportArgumentType]
+    prepare(Listed(clips), tmp_path / "local", codec, OPTIONS)
+    prepare(Listed(clips), tmp_path / "ray", codec, OPTIONS, drive=cluster.on_ray(Plain, OPTIONS))
+    assert files(tmp_path / "local") == files(tmp_path / "ray")
+    assert "heldout-00001.parquet" in files(tmp_path / "ray")
+    assert ray.most == 2 and not ray.up
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match="llasa\\[ray\\]"):
+        cluster.on_ray(Plain, OPTIONS)
+
+
+@pytest.mark.slow
+def test_ray_itself(tmp_path: Path, clips: list[Clip]):
+    pytest.importorskip("ray")
+    codec = CompactCodec.random(0)
+    prepare(Listed(clips), tmp_path / "local", codec, OPTIONS)
+    drive = cluster.on_ray(CompactCodec.random, OPTIONS)
+    prepare(Listed(clips), tmp_path / "ray", codec, OPTIONS, drive=drive)
+    assert files(tmp_path / "local") == files(tmp_path / "ray")
