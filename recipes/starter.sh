@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-ldconfig -p | grep -q libflite_cmu_us_rms && command -v festival >/dev/null &&
+ldconfig -p | grep libflite_cmu_us_rms >/dev/null && command -v festival >/dev/null &&
   [ -d /usr/share/festival/voices/us/cmu_us_slt_arctic_hts ] || {
   echo "Missing Debian packages: apt-get install libflite1 festival festvox-kallpc16k festvox-kdlpc16k" \
     "festvox-us-slt-hts" >&2

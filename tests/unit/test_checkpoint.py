@@ -186,6 +186,14 @@ def test_an_index_that_was_changed_is_none(tmp_path):
     assert durable.read_index(path) is None
 
 
+def test_states_from_before_there_was_a_seal_still_load(tmp_path):
+    path = checkpoint.save(tmp_path, 1, parts(1), {}) / "manifest.json"
+    body = json.loads(path.read_text(encoding="utf-8"))
+    del body["seal"]
+    path.write_text(json.dumps(body), encoding="utf-8")
+    assert checkpoint.load_latest(tmp_path)[0] == 1
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_errors_of_a_full_disk_are_known():
     with pytest.raises(OSError) as caught, open("/dev/full", "wb", buffering=0) as file:

@@ -125,6 +125,13 @@ def test_a_run_that_is_done_stays_as_it_is(whole):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_what_was_set_aside_gives_its_room_back(tmp_path):
+    for name in ("aside-checkpoint-3", ".checkpoint-1.gone"):
+        (tmp_path / name).mkdir()
+    resume.train(trainer(tmp_path, max_steps=2, save_steps=2), tmp_path)
+    assert names(tmp_path) == ["checkpoint-2"]
+
+
 def sealed(folder: Path, step: int) -> Path:
     path = folder / f"checkpoint-{step}"
     (path / "inner").mkdir(parents=True)

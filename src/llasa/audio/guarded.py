@@ -129,7 +129,7 @@ def _decode(
 ) -> np.ndarray:
     rate, todo = sound.samplerate, f"Cut it to at most {max_s:g} s."
     start = min(round(max(0.0, part[0]) * rate), sound.frames)
-    end = sound.frames if part[1] is None else max(start, min(round(part[1] * rate), sound.frames))
+    end = sound.frames if part[1] is None else max(start, round(part[1] * rate))
     if end - start > max_s * rate:
         raise _refusal(name, "too-long", f"it lasts {(end - start) / rate:.1f} s", todo)
     if start:

@@ -139,10 +139,13 @@ def check(
     from llasa.train.codec.panel import draw_report
     from llasa.train.codec.roundtrip import line, measure
 
+    if output:
+        _check_picture(output)
     coder = _codec_of(bundle, codec)
     listener = load_recognizer(recognizer, {}) if recognizer else None
     pieces, rejects = pieces_of(source, kind)
-    found, pairs = measure(coder, _watched(whole(pieces, limit), min(limit, len(pieces))), listener)
+    clips = _watched(whole(pieces, limit, rejects=rejects), min(limit, len(pieces)))
+    found, pairs = measure(coder, clips, listener)
     if output:
         draw_report(output, found, {}, pairs[0])
     if json:
@@ -177,6 +180,14 @@ def _check_codes_file(path: Path) -> None:
 
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"Writing '{path}': codes go into .safetensors or .json files. Name such a file.")
+    check_output(path, "pcm")  # its folder exists and may be written to
+
+
+def _check_picture(path: Path) -> None:
+    from llasa.audio import check_output
+
+    if path.suffix != ".png":
+        raise ConfigError(f"Drawing '{path}': pictures are .png files. Name such a file.")
     check_output(path, "pcm")  # its folder exists and may be written to
 
 

@@ -37,12 +37,12 @@ class Seen:
     @property
     def speaker(self) -> str:
         """Who speaks, if it is known."""
-        return self.row.speaker if isinstance(self.row, Clip) else ""
+        return self.row.speaker
 
     @property
     def language(self) -> str:
         """What is spoken, as the data set says."""
-        return self.row.language if isinstance(self.row, Clip) else ""
+        return self.row.language
 
 
 class Examination(Protocol):

@@ -108,7 +108,7 @@ class Folder:
         Raises:
             ConfigError: the disk is full; names the file and the bytes. What was there stays whole.
         """
-        told = b"".join(json.dumps(reject.row(), ensure_ascii=False).encode() + b"\n" for reject in rejects)
+        told = b"".join(_line(reject) for reject in rejects)
         start = self.entries[-1].rejects_end if self.entries else 0
         entry = shards.entry(self.path, shard, rows, header, len(rejects), start + len(told))
         self._append(REJECTS, told)
@@ -132,7 +132,8 @@ class Folder:
             if path.stat().st_size != size + len(data):
                 raise OSError(28, "No space left on device")
         except OSError as error:
-            os.truncate(path, size)
+            if path.exists():
+                os.truncate(path, size)
             todo = f"Free {len(data)} bytes there and run the same command again"
             raise ConfigError(f"Writing '{path}': the system says: {error.strerror}. {todo}.") from error
 
@@ -146,6 +147,11 @@ class Folder:
     def close(self) -> None:
         """Give the lock back."""
         self._lock.release()
+
+
+def _line(reject: Reject) -> bytes:
+    # Names of files may hold what UTF-8 cannot; the escapes that Python writes for it are JSON's as well.
+    return json.dumps(reject.row(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _locked(path: Path) -> FileLock:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Protocol
@@ -40,16 +40,14 @@ class Survey:
     speakers: Counter[str]
 
 
-def survey(source: Rows, watch: Callable[[int], None] = lambda rows: None) -> Survey:
-    """Return what the rows of a source tell; `watch` hears how many were seen."""
+def survey(source: Rows) -> Survey:
+    """Return what the rows of a source tell."""
     digest, speakers, rows, own = hashlib.sha256(), Counter[str](), 0, 0
     for rows, row in enumerate(source.rows(), 1):
         digest.update(_facts(row).encode("utf-8", "backslashreplace"))
         if not isinstance(row, Reject):
-            speakers[getattr(row, "speaker", "")] += 1
+            speakers[row.speaker] += 1
             own += _is_own(row.split)
-        if not rows % 1000:
-            watch(rows)
     return Survey(rows, digest.hexdigest(), own, speakers)
 
 

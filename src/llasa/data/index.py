@@ -83,7 +83,7 @@ def load(folder: Path) -> Index:
     path = folder / NAME
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Index()
     end = data.rfind(b"\n") + 1
     lines = data[:end].splitlines()

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from llasa.data.rejects import BadClip
 from llasa.errors import MissingExtra
 
-MAX_BYTES = 200_000_000  # of a sound inside an archive or table, which is read whole
+MAX_BYTES = 200_000_000  # of a sound inside an archive, which is read whole
 _INSIDE = re.compile(r"(.+)#(?:tar:(\d{1,18})\+(\d{1,18})|row:(\d{1,9})\.(\d{1,9}))", re.DOTALL)
 _BATCH = 16  # rows of sound decoded at a time
 

@@ -88,13 +88,18 @@ def prepare(
             folder, or the disk is full. InputError: too many rejects, or nothing left. Interrupted: a signal.
     """
     options = options or Options()
-    with _stoppable(Path(out)), closing(Folder(Path(out))) as folder:
+    with _stoppable(Path(out)) as check, closing(Folder(Path(out))) as folder:
+
+        def told(step: Progress) -> None:
+            check()
+            watch(step)
+
         found = survey(source)
         held = held_out(options, found)
         folder.start(_facts(source, found, codec, options))
         before = len(folder.entries)
         if not folder.whole:
-            run = _Run(folder, held, max_rejects, found.rows, watch)
+            run = _Run(folder, held, max_rejects, found.rows, told)
             jobs = _jobs(source, options.shard_rows, before)
             run.fill(jobs, header(codec), drive or partial(_here, codec=codec, options=options))
         (folder.path / SEEN).unlink(missing_ok=True)
@@ -130,6 +135,7 @@ class _Run:
 
     def fill(self, jobs: Iterator[Job], header: Header, drive: Drive) -> None:
         """Write the missing shards and end the index."""
+        self._check_rejects()  # of an earlier call's shards, or it would pass where that stopped
         with closing(Seen(self.folder.path / SEEN, len(self.folder.entries))) as seen:
             for made in drive(jobs, self.tick):
                 self._commit(made, seen, header)
@@ -202,19 +208,29 @@ def _prepared(folder: Folder, codec: str, before: int) -> Prepared:
 
 
 @contextmanager
-def _stoppable(out: Path) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the work at once: there is never anything to save."""
+def _stoppable(out: Path) -> Iterator[Callable[[], None]]:
+    """Let SIGTERM and SIGINT end the work at once: there is never anything to save.
+
+    Gives what raises again: a signal in a callback of a C library, such as libsndfile's, is only printed there.
+    """
+    stopped = list[Interrupted]()
+
+    def check() -> None:
+        if stopped:
+            raise stopped[0]
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
         found = f"stopped by {signal.Signals(number).name}, complete shards are kept"
-        raise Interrupted(f"Preparing '{out}': {found}. Run the same command again to go on.")
+        stopped.append(Interrupted(f"Preparing '{out}': {found}. Run the same command again to go on."))
+        check()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

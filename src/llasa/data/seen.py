@@ -15,7 +15,7 @@ class Seen:
         """Open or make the set and forget what belongs to shards from number `shards` on.
 
         Raises:
-            BundleError: the file is gone or damaged, though there are shards.
+            BundleError: the file is gone or damaged, though there are shards. ConfigError: the disk is full.
         """
         self.path = path
         try:
@@ -26,6 +26,8 @@ class Seen:
             known = self._db.execute("PRAGMA user_version").fetchone()[0]
             if known > shards:
                 self._db.execute("DELETE FROM seen WHERE shard >= ?", (shards,))
+        except sqlite3.OperationalError as error:
+            raise self._full(error) from error
         except sqlite3.DatabaseError as error:
             raise BundleError(f"Reading '{path}': {error}. Prepare into an empty folder.") from error
         if known < shards:

@@ -255,7 +255,7 @@ def _entries(folder: Path) -> Sequence[Entry]:
     found = index.load(folder)
     if not found.end:
         raise BundleError(
-            f"Reading '{folder}': there is no {index.NAME}. Name a folder `llasa prepare` wrote."
+            f"Reading '{folder}': there is no {index.NAME}. Name a folder that `llasa prepare` finished."
         )
     if not found.whole:
         done = f"{len(found.entries)} shards are there, but not all"

@@ -24,6 +24,12 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def own_device() -> str | None:
+    """Return the name of this process's own GPU among those of its host; None alone or without GPUs."""
+    place = os.environ.get("LOCAL_RANK")
+    return f"cuda:{place}" if place and torch.cuda.is_available() else None
+
+
 def wait_for_all() -> None:
     """Wait until every process of the group is here."""
     if dist.is_initialized():

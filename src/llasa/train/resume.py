@@ -63,7 +63,8 @@ class _Done(Exception):
 def newest_complete(folder: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, or None.
 
-    Newer ones that are not whole are set aside, out of the library's sight; the log says why.
+    Newer ones that are not whole are set aside, out of the library's sight, until the run saves again; the
+    log says why.
     """
     found = None
     if group.rank() == 0:
@@ -114,6 +115,13 @@ def seal(path: Path, step: int) -> None:
     sums = {name: sha256([file]) for name, file in files.items()}
     durable.write_index(path / INDEX, {"step": step, "sha256": sums})
     durable.sync(path.parent)
+
+
+def _remove(folder: Path, paths: list[Path]) -> None:
+    for path in paths:
+        path.replace(folder / f".{path.name}.gone")  # so that no half of it is ever met
+    for gone in folder.glob(".*checkpoint-*.gone"):
+        shutil.rmtree(gone)
 
 
 class Callback(TrainerCallback):
@@ -192,6 +200,7 @@ class Callback(TrainerCallback):
     def _check_room(self, state: TrainerState, control: TrainerControl, parts: dict[str, Any]) -> None:
         if not control.should_save or not state.is_world_process_zero:
             return
+        _remove(self.folder, [*self.folder.glob(f"{_ASIDE}checkpoint-*")])
         # At least this is written: what is learnt, and what the optimizer keeps for it.
         learnt = sum(p.nbytes for p in parts["model"].parameters() if p.requires_grad)
         kept = [value for slots in parts["optimizer"].state.values() for value in slots.values()]
@@ -213,15 +222,8 @@ class Callback(TrainerCallback):
 
     def _prune(self, state: TrainerState) -> None:
         best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
-        known = _checkpoints(self.folder)
-        old = known[: -self._keep] if self._keep else []
-        for path in [path for path in old if path.name != best] + [
-            *self.folder.glob(f"{_ASIDE}checkpoint-*")
-        ]:
-            gone = path.with_name(f".{path.name}.gone")  # so that no half of it is ever met
-            path.replace(gone)
-        for gone in self.folder.glob(".*checkpoint-*.gone"):
-            shutil.rmtree(gone)
+        old = _checkpoints(self.folder)[: -self._keep] if self._keep else []
+        _remove(self.folder, [path for path in old if path.name != best])
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

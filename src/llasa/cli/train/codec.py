@@ -1,5 +1,6 @@
 """`llasa train codec`: a speech codec from recordings, as a recipe says."""
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,7 @@ def codec(
 
     if threads:
         torch.set_num_threads(threads)
-    told = read(recipe, [*(settings or ()), *([f'out="{out}"'] if out else [])])
+    told = read(recipe, [*(settings or ()), *([f"out={dumps(str(out))}"] if out else [])])
     found = train(told, changed_ok)
     if found is None:
         return

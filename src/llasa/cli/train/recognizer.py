@@ -1,5 +1,6 @@
 """`llasa train recognizer`: a small CTC recogniser from speech with its texts, as a recipe says."""
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def recognizer(
 
     if threads:
         torch.set_num_threads(threads)
-    wanted = read(recipe, [*(settings or ()), *([f'out="{out}"'] if out else [])])
+    wanted = read(recipe, [*(settings or ()), *([f"out={dumps(str(out))}"] if out else [])])
     measures = train(wanted, changed_ok)
     if measures is None:
         return

@@ -15,7 +15,7 @@ from llasa.core import Clip
 from llasa.data.rejects import Reject
 from llasa.data.sources import commonvoice, folders, jsonl, lhotse, lists, llasa_memmap, tables, tars
 from llasa.data.sources.coded import Coded
-from llasa.data.sources.fields import Asked
+from llasa.data.sources.fields import Asked, code
 from llasa.data.sources.look import Look
 from llasa.errors import ConfigError
 
@@ -46,7 +46,7 @@ KINDS: dict[str, Kind] = {
     "lhotse": Kind("JSON lines of cuts, or of recordings and supervisions", lhotse.find, lhotse.read),
     "webdataset": Kind("*.tar, not compressed", tars.find, tars.read),
     "emilia": _json("emilia", "JSON lines with id and wav", absolute=False),
-    "fish": Kind("texts in .lab beside sounds", folders.find_lab, folders.read_lab),
+    "fish": Kind("texts in .lab or .txt beside sounds", folders.find_lab, folders.read_lab),
     "jsonl": _json("jsonl", "JSON lines with audio, wav_path, audio_path or path", absolute=True),
     "llasa-memmap": Kind("*_input_ids.memmap and its shape", llasa_memmap.find, llasa_memmap.read, True),
     "llasa-jsonl": Kind(
@@ -101,7 +101,7 @@ def open_source(
     if not files:
         found = f"it is not of kind '{name}', which is {KINDS[name].wants}; {_seen(look)}"
         raise ConfigError(f"Opening the data set '{path}': {found}. Check the path, or name another --kind.")
-    asked = Asked(look.root, files, language, Path(tokenizer) if tokenizer else None)
+    asked = Asked(look.root, files, code(language), Path(tokenizer) if tokenizer else None)
     return Source(name, look.path, asked, KINDS[name].coded)
 
 

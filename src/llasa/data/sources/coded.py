@@ -17,3 +17,5 @@ class Coded:
     codes: Codes
     split: str = ""
     place: str = ""
+    speaker: str = ""
+    language: str = ""

@@ -8,9 +8,11 @@ from pathlib import Path
 from llasa.core import Clip
 from llasa.data.rejects import BadClip
 from llasa.data.sources import jsonl
-from llasa.data.sources.fields import Asked, Fields, clip, stem
+from llasa.data.sources.fields import Asked, Fields, clip, identity, stem
 from llasa.data.sources.lines import MAX_LINE, Rows, each, table
 from llasa.data.sources.look import SOUNDS, Look, first_lines, split_of
+
+_TEXTS = (".lab", ".txt")
 
 
 def find_tables(look: Look) -> list[Path]:
@@ -38,8 +40,8 @@ def _row(asked: Asked, base: Path, split: str, place: str, fields: Fields) -> Cl
 
 
 def find_lab(look: Look) -> list[Path]:
-    """Return the folder if texts in `.lab` stand beside sounds."""
-    labels = {path.with_suffix("") for path in look.ending(".lab")}
+    """Return the folder if texts in `.lab` or `.txt` stand beside sounds."""
+    labels = {path.with_suffix("") for path in look.ending(*_TEXTS)}
     return [look.root] if any(path.with_suffix("") in labels for path in look.ending(*SOUNDS)) else []
 
 
@@ -74,21 +76,22 @@ def _sounds(top: Path) -> Iterator[Path]:
 
 
 def _found(asked: Asked, texts: bool, place: str, path: Path) -> Clip:
-    inside = stem(asked.root, path).split("/")
-    speaker = inside[-2] if len(inside) > 1 else ""
-    text = _text(path.with_suffix(".lab")) if texts else ""
+    id = identity("", stem(asked.root, path))
+    speaker = id.split("/")[-2] if "/" in id else ""
+    text = _text(path) if texts else ""
     split = split_of(place.rpartition("/")[0])
-    return Clip("/".join(inside), str(path), text, speaker, asked.language, split=split)
+    return Clip(id, str(path), text, speaker, asked.language, split=split)
 
 
-def _text(path: Path) -> str:
+def _text(sound: Path) -> str:
+    path = next((one for ending in _TEXTS if (one := sound.with_suffix(ending)).exists()), None)
+    if path is None:
+        raise BadClip("no-text", f"There is no '{sound.stem}{_TEXTS[0]}' or {_TEXTS[1]} beside it.")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_LINE + 1)
         if len(data) > MAX_LINE:
             raise BadClip("text-too-long", f"'{path.name}' is longer than {MAX_LINE} bytes.")
         return data.decode("utf-8-sig").strip()
-    except FileNotFoundError as error:
-        raise BadClip("no-text", f"There is no '{path.name}' beside it.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadClip("malformed", f"Reading '{path.name}': {error}") from error

@@ -7,7 +7,9 @@ from typing import Any
 from llasa.core import Clip
 from llasa.data.rejects import BadClip
 from llasa.data.sources.coded import Coded
-from llasa.data.sources.fields import ID, TEXT, Asked, clip, first, identity, words
+from llasa.data.sources.fields import (
+    ID, LANGUAGE, SPEAKER, TEXT, Asked, clip, code, first, identity, label, words,
+)  # fmt: skip
 from llasa.data.sources.lines import Rows, each, objects
 from llasa.data.sources.look import Look, first_object, split_of
 
@@ -54,14 +56,16 @@ def read_codes(asked: Asked) -> Any:
     """Yield the rows of a trainer's JSON lines: `text` and `code`, a list of numbers."""
     for path in asked.files:
         name = asked.named(path)
-        yield from each(objects(path, name), partial(_coded, path.stem, split_of(asked.named(path))))
+        yield from each(objects(path, name), partial(_coded, asked, path.stem, split_of(name)))
 
 
-def _coded(stem: str, split: str, place: str, fields: dict[str, Any]) -> Coded:
+def _coded(asked: Asked, stem: str, split: str, place: str, fields: dict[str, Any]) -> Coded:
     codes = first(fields, _CODES)
     if isinstance(codes, list) and len(codes) == 1 and isinstance(codes[0], list):
         codes = codes[0]  # as a batch of one
     if not isinstance(codes, list) or not all(type(one) is int for one in codes):
         raise BadClip("malformed", "Its codes are no list of whole numbers.")
     id = identity(first(fields, ID), f"{stem}:{place.rpartition(':')[2]}")
-    return Coded(id, words(first(fields, TEXT)), codes, split, place)
+    speaker, language = label(first(fields, SPEAKER)), code(first(fields, LANGUAGE)) or asked.language
+    split = split_of(words(fields.get("split"))) or split
+    return Coded(id, words(first(fields, TEXT)), codes, split, place, speaker, language)

@@ -46,7 +46,8 @@ def read(asked: Asked) -> Iterator[Coded | Reject]:
             place = f"{name}:{number + 1}"
             try:
                 text, codes = reader(np.asarray(row))
-                yield Coded(f"{path.name.removesuffix(_ENDING)}:{number}", text, codes, split, place)
+                id = f"{path.name.removesuffix(_ENDING)}:{number}"
+                yield Coded(id, text, codes, split, place, language=asked.language)
             except BadClip as error:
                 yield Reject("", place, error.reason, str(error))
 

@@ -70,8 +70,14 @@ def _near(folder: Path) -> Iterator[Path]:
     for _ in range(_DEPTH + 1):
         below: list[Path] = []
         for place in level:
-            with os.scandir(place) as entries:
-                found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda e: e.name)
+            try:
+                with os.scandir(place) as entries:
+                    found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda e: e.name)
+            except OSError as error:
+                found = f"the system says: {error.strerror}"
+                raise ConfigError(
+                    f"Opening the data set '{place}': {found}. Make it readable first."
+                ) from error
             yield from (Path(entry.path) for entry in found if entry.is_file())
             below += [Path(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
         level = below

@@ -116,10 +116,21 @@ def _piece(row: object, weight: float) -> Piece | Reject:
     try:
         return Piece(row, _length_s(row), weight)
     except BadClip as error:
-        return Reject(row.id, row.audio, error.reason, str(error))
+        return _reject(row, error)
+
+
+def _reject(clip: Clip, error: BadClip) -> Reject:
+    return Reject(clip.id, clip.audio, error.reason, str(error))
 
 
 def _length_s(clip: Clip) -> float:
+    length_s = _seconds(clip)
+    if length_s <= 0:
+        raise BadClip("empty", f"Reading '{clip.audio}': nothing is left after {clip.start_s:g} s. Check it.")
+    return length_s
+
+
+def _seconds(clip: Clip) -> float:
     if clip.end_s is not None:
         return clip.end_s - clip.start_s
     if not Path(clip.audio).is_file():  # a place inside an archive
@@ -169,9 +180,14 @@ class Crops:
         weights = np.array([piece.weight * piece.length_s for piece in self.pieces])
         self._share = np.cumsum(weights / weights.sum())
         self._gains: dict[int, float] = {}
-        self.bad: dict[str, Reject] = {}
+        self._bad: dict[int, Reject] = {}  # by piece: two sources may use one id
         self._pool = ThreadPoolExecutor(1, "crops")
         self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+
+    @property
+    def bad(self) -> list[Reject]:
+        """The clips of no use that were met."""
+        return list(self._bad.values())
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """Return samples [B, T] and phone labels [B, T // label_hop], `UNKNOWN` where no phone is known."""
@@ -195,7 +211,7 @@ class Crops:
             number = int(np.searchsorted(self._share, draws.random()).clip(max=len(self.pieces) - 1))
             place, jitter = draws.random(), draws.uniform(-_JITTER, _JITTER)
             piece = self.pieces[number]
-            if piece.clip.id in self.bad:
+            if number in self._bad:
                 continue
             size_s = self.shape.samples / self.shape.sample_rate
             start_s = place * max(0.0, piece.length_s - size_s)
@@ -205,7 +221,7 @@ class Crops:
             except BadClip:
                 continue
             return self._samples(part, gain), self._labels(piece.clip, start_s)
-        found = next(iter(self.bad.values())).detail if self.bad else "crops are silent or too short"
+        found = self.bad[0].detail if self._bad else "Crops are silent or too short."
         raise InputError(f"Drawing crops: {_TRIES} draws in a row are of no use. {found}")
 
     def _gain(self, number: int) -> float:
@@ -215,7 +231,7 @@ class Crops:
             try:
                 start = _sound(piece, 0.0, _LEVEL_S)
             except BadClip as error:
-                self.bad[piece.clip.id] = Reject(piece.clip.id, piece.clip.audio, error.reason, str(error))
+                self._bad[number] = _reject(piece.clip, error)
                 log.warning("%s", error)
                 raise
             self._gains[number] = self.level / max(1e-3, active_rms(start))
@@ -243,14 +259,22 @@ def _sound(piece: Piece, start_s: float, size_s: float) -> Audio:
     return sounds.load(replace(clip, start_s=clip.start_s + start_s, end_s=end_s), min_s=0.02)
 
 
-def whole(pieces: Sequence[Piece], count: int, level: float = 0.08) -> Iterator[tuple[Clip, Audio]]:
-    """Yield up to `count` clips evenly over the pieces, whole or their first seconds, at one loudness."""
+def whole(
+    pieces: Sequence[Piece], count: int, level: float = 0.08, rejects: list[Reject] | None = None
+) -> Iterator[tuple[Clip, Audio]]:
+    """Yield up to `count` clips evenly over the pieces, whole or their first seconds, at one loudness.
+
+    rejects: takes those whose sound is of no use.
+    """
     for place in np.linspace(0, len(pieces) - 1, min(count, len(pieces))).round().astype(int).tolist():
         piece = pieces[place]
         try:
             sound = _sound(piece, 0.0, _LEVEL_S)
         except BadClip as error:
-            log.warning("%s", error)
+            if rejects is None:
+                log.warning("%s", error)
+            else:
+                rejects.append(_reject(piece.clip, error))
             continue
         gain = level / max(1e-3, active_rms(sound))
         yield piece.clip, Audio(np.clip(sound.samples * gain, -1, 1).astype(np.float32), sound.sample_rate)

@@ -68,14 +68,23 @@ def draw_report(path: Path, found: RoundTrip, logs: Mapping[str, Path], pair: tu
     _close(figure)
 
 
+def check_installed(tensorboard: bool) -> None:
+    """Raise MissingExtra if what a report or a panel is made with is not installed."""
+    _pyplot()
+    if tensorboard:
+        _writers()
+
+
 def _writer(folder: Path, wanted: bool) -> Any:
-    if not wanted:
-        return None
+    return _writers()(str(folder)) if wanted else None
+
+
+def _writers() -> Any:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
         raise MissingExtra("Writing to TensorBoard", "tensorboard", "train") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def _pyplot() -> Any:
@@ -138,7 +147,8 @@ def _draw_losses(axis: Any, logs: Mapping[str, Path]) -> None:
         rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
         for key in [key for key in _CURVES if key in rows[-1]]:
             steps = [before + row["step"] for row in rows if key in row]
-            axis.plot(steps, [row[key] for row in rows if key in row], label=f"{name}: {key[5:]}")
+            losses = [row[key] for row in rows if key in row]
+            axis.plot(steps, losses, ".-", markersize=4, label=f"{name}: {key[5:]}")
         before += rows[-1]["step"]
     axis.set(title="held-out losses", xlabel="step, stages one after another", yscale="log")
     axis.legend(fontsize=8)

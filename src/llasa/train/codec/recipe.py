@@ -168,8 +168,9 @@ class Recipe(BaseModel):
 class Xcodec2Recipe(Recipe):
     """An X-Codec2. semantic: folder of the frozen w2v-BERT to take over, for a fresh model.
 
-    soft_steps: steps over which latents go from unrounded to rounded; whiten: normalise what is rounded over
-    each batch, without which a fresh encoder falls into one code. perceptual: folder of a wav2vec2.
+    soft_steps: of a fresh model, over which latents go from unrounded to rounded; whiten: normalise what is
+    rounded over each batch, without which a fresh encoder falls into one code. perceptual: folder of a
+    wav2vec2.
     """
 
     stages: Annotated[list[Xcodec2Stage], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -221,6 +222,8 @@ def _checked(recipe: Found, doing: str) -> Found:
         raise ConfigError(f"{doing}: two stages have one name: {', '.join(names)}. Give each its own.")
     if recipe.init and recipe.model:
         raise ConfigError(f"{doing}: found both init and [model]. A codec to start from has its sizes.")
+    if isinstance(recipe, Xcodec2Recipe) and recipe.init and recipe.semantic:
+        raise ConfigError(f"{doing}: found both init and semantic. A codec to start from has its own.")
     for stage in recipe.stages:
         if problem := _problem(recipe, stage):
             raise ConfigError(f"{doing}: stage '{stage.name}' {problem}.")

@@ -6,6 +6,7 @@ Knows codecs and recognisers by their protocols only.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from rapidfuzz.distance import Levenshtein
 from llasa.audio import resample
 from llasa.codec.base import Codec
 from llasa.core import Audio, Clip, Codes
-from llasa.errors import MissingExtra
+from llasa.errors import InputError, MissingExtra
 from llasa.recognizers.base import Recognizer
 
 RATE_HZ = 16000  # both measures are made for it
@@ -93,7 +94,9 @@ def measure(
 
     Raises:
         MissingExtra: pystoi or pesq is not installed.
+        InputError: there is no clip.
     """
+    check_installed()
     usage, passages, pairs = Usage(codec.codebook_size), [], []
     for clip, sound in clips:
         codes = codec.encode([sound])[0]
@@ -102,7 +105,16 @@ def measure(
         pairs.append(pair)
         heard = [t.text for t in recognizer.transcribe(list(pair))] if recognizer else (None, None)
         passages.append(Passage(clip.id, sound.duration_s, *_likeness(*pair), heard[0], heard[1]))
+    if not passages:
+        raise InputError("Measuring a round trip: found no clip of use. Name recordings of speech.")
     return RoundTrip(codec.name, tuple(passages), usage), pairs
+
+
+def check_installed() -> None:
+    """Raise MissingExtra if what `measure` measures with is not installed: before the work, not after."""
+    for module in ("pystoi", "pesq"):
+        if find_spec(module) is None:
+            raise MissingExtra("Measuring a round trip", module, "train")
 
 
 def _aligned(original: Audio, copy: Audio) -> tuple[Audio, Audio]:
@@ -112,11 +124,9 @@ def _aligned(original: Audio, copy: Audio) -> tuple[Audio, Audio]:
 
 
 def _likeness(original: Audio, copy: Audio) -> tuple[float | None, float | None]:
-    try:
-        from pesq import NoUtterancesError, pesq  # pyright: ignore[reportMissingImports]
-        from pystoi import stoi  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingExtra("Measuring a round trip", error.name or "pystoi", "train") from error
+    from pesq import NoUtterancesError, pesq  # pyright: ignore[reportMissingImports]
+    from pystoi import stoi  # pyright: ignore[reportMissingImports]
+
     if original.duration_s < _SHORTEST_S:
         return None, None
     near = float(stoi(original.samples, copy.samples, RATE_HZ))

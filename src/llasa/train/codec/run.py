@@ -22,11 +22,12 @@ from llasa.device import chosen_device
 from llasa.recognizers import load_recognizer
 from llasa.recognizers.base import Recognizer
 from llasa.train import run as runs
+from llasa.train.codec import panel, roundtrip
 from llasa.train.codec.crops import Crops, Material, Shape, gather, whole, write_rejects
 from llasa.train.codec.panel import Panel, draw_report
 from llasa.train.codec.recipe import Recipe, Stage, Xcodec2Recipe
 from llasa.train.codec.roundtrip import RoundTrip, measure
-from llasa.train.group import join_group, wait_for_all
+from llasa.train.group import join_group, own_device, wait_for_all
 from llasa.train.loop import Plan, Task, fit
 from llasa.weights import sha256
 
@@ -63,7 +64,7 @@ def train(recipe: Recipe, changed_ok: bool = False) -> RoundTrip | None:
         ConfigError, InputError, BundleError: see `recipe.read`, `crops.gather` and the codec's `load`.
     """
     rank = join_group()
-    out, device = Path(recipe.out), chosen_device(recipe.device)
+    out, device = Path(recipe.out), chosen_device(recipe.device or own_device())
     material = gather(recipe.data)
     torch.manual_seed(recipe.seed)
     trainee = _trainee(recipe, material, device)
@@ -72,6 +73,8 @@ def train(recipe: Recipe, changed_ok: bool = False) -> RoundTrip | None:
         write_rejects(out / "rejects.jsonl", material.rejects)
     wait_for_all()
     listen = _Listener(recipe, material, trainee, out)
+    if rank == 0:
+        listen.check()
     for number in range(len(recipe.stages)):
         _run_stage(recipe, number, material, trainee, listen, rank)
     if rank:
@@ -109,13 +112,15 @@ def _run_stage(
     torch.manual_seed(zlib.crc32(seed.encode()))  # new critics are the same, whatever came before
     train = Crops(material.train, shape, phones, f"{seed} {rank}", recipe.level)
     held = Crops(material.held, shape, phones, f"{seed} held", recipe.level)
+    if rank == 0:
+        held.one(0)  # sound of no use is told now, not at the first validation
     task = _Watched(trainee.task(stage, train, held), lambda step: listen(number, step))
     plan = Plan(stage.steps, seed=recipe.seed, validate_every=stage.validate_every)
     try:
         fit(task, Path(recipe.out) / "stages" / stage.name, plan)
     finally:
         if rank == 0:
-            rejects = [*material.rejects, *train.bad.values(), *held.bad.values()]
+            rejects = [*material.rejects, *train.bad, *held.bad]
             write_rejects(Path(recipe.out) / "rejects.jsonl", rejects)
 
 
@@ -157,6 +162,13 @@ class _Listener:
         self.recipe, self.material, self.trainee, self.out = recipe, material, trainee, out
         self._recognizer: Recognizer | None = None
 
+    def check(self) -> None:
+        """Raise what would otherwise be raised after hours: a package or a recogniser is not there."""
+        roundtrip.check_installed()
+        panel.check_installed(self.recipe.report.tensorboard)
+        if name := self.recipe.report.recognizer:
+            self._recognizer = load_recognizer(name, {})
+
     def __call__(self, number: int, step: int) -> Mapping[str, float]:
         """Return what is measured at a validation, which may be nothing."""
         stage, block = self.recipe.stages[number], self.recipe.report
@@ -189,8 +201,5 @@ class _Listener:
         )
 
     def _round_trip(self, codec: Codec, count: int) -> tuple[RoundTrip, list[tuple[Audio, Audio]]]:
-        name = self.recipe.report.recognizer
-        if name and self._recognizer is None:
-            self._recognizer = load_recognizer(name, {})
         with torch.random.fork_rng():
             return measure(codec, whole(self.material.held, count, self.recipe.level), self._recognizer)

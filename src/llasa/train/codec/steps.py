@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from llasa.train.codec.critics import Opinion, apart, features_of, unconvinced
@@ -19,6 +20,13 @@ def update(
     average_gradients(parameters)
     nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
+
+
+def take_from_first(module: nn.Module) -> None:
+    """Make the parameters of a module what they are in the first process; alone, do nothing."""
+    if dist.is_initialized():
+        for parameter in module.parameters():
+            dist.broadcast(parameter.data, 0)
 
 
 class Adversary:

@@ -30,7 +30,7 @@ from llasa.train.codec.crops import Crops, Shape
 from llasa.train.codec.losses import multi_mel_loss
 from llasa.train.codec.recipe import Stage, Xcodec2Recipe
 from llasa.train.codec.rounding import Rounding
-from llasa.train.codec.steps import Adversary, entropy_bits, total, update
+from llasa.train.codec.steps import Adversary, entropy_bits, take_from_first, total, update
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,16 @@ class Xcodec2Task:
         waves = self.train.batch(index)[0]
         if self.first and index == 0 and self.rounding.norm is not None:
             self._spread_out(waves)
-        soft = self.trainee.recipe.soft_steps if self.first else 0
-        loss, measures = self._loss(waves, min(1.0, index / soft) if soft else 1.0)
+        loss, measures = self._loss(waves, self._hardness(index))
         update(self.optimizers["adamw"], loss, self.parameters, self.stage.clip)
         return measures
+
+    def _hardness(self, index: int) -> float:
+        """Return how far latents are rounded; a decoder that knows rounded ones is not given others."""
+        recipe = self.trainee.recipe
+        if not self.first or recipe.init or not recipe.soft_steps:
+            return 1.0
+        return min(1.0, index / recipe.soft_steps)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -137,6 +143,7 @@ class Xcodec2Task:
     @torch.no_grad()
     def _spread_out(self, waves: Tensor) -> None:
         self.rounding.spread_out(self._hidden(*self._inputs(waves))[0])
+        take_from_first(self.model.quantizer.project_in)  # each process has heard another batch
 
     def _inputs(self, waves: Tensor) -> tuple[Tensor, Tensor]:
         """Return padded waves [B, T] and features [B, N, 160], as inference makes them."""

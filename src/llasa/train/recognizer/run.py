@@ -18,16 +18,18 @@ from llasa.bundle import load_bundle
 from llasa.codec import load_codec
 from llasa.codec.base import Codec
 from llasa.device import chosen_device
+from llasa.errors import InputError
 from llasa.recognizers.ctc import CtcModel, CtcRecognizer
 from llasa.text.normalize import LANGUAGES
 from llasa.text.phones import Phonemizer
 from llasa.text.reading import Reader
 from llasa.train import run as runs
 from llasa.train.codec.crops import write_rejects
-from llasa.train.loop import Plan, fit, join_group, wait_for_all
+from llasa.train.group import join_group, own_device, rank, wait_for_all
+from llasa.train.loop import Plan, fit
 from llasa.train.recognizer.copies import chosen, copied, place
 from llasa.train.recognizer.corpus import Corpus, Line, Material, gather
-from llasa.train.recognizer.recipe import CopiesBlock, Recipe
+from llasa.train.recognizer.recipe import Recipe
 from llasa.train.recognizer.task import CtcTask
 from llasa.weights import sha256
 
@@ -45,13 +47,19 @@ def train(recipe: Recipe, changed_ok: bool = False) -> Mapping[str, float] | Non
     Raises:
         ConfigError, InputError, BundleError: see `corpus.gather`, the codec's `load` and `runs.start`.
     """
-    rank, out, device = join_group(), Path(recipe.out), chosen_device(recipe.device)
+    join_group()
+    out, device = Path(recipe.out), chosen_device(recipe.device or own_device())
     shape = recipe.network(())
     material = gather(recipe, _reader(recipe), shape.frame_length / shape.sample_rate)
-    facts = {"recipe": recipe.model_dump(exclude={"out", "device"}), "data": material.digest}
-    if rank == 0:
-        runs.start(out, facts, changed_ok)
-    corpora = _corpora(recipe, material, shape.sample_rate, rank)
+    block = recipe.copies
+    codec, weights = _codec(block.codec) if block else (None, "")
+    said = recipe.model_dump(exclude={"out", "device"})
+    runs.start(out, {"recipe": said, "data": material.digest, "codec": weights}, changed_ok)
+    corpora = {"original": _corpus(recipe, material, material.train, material.held)}
+    if block and codec:
+        lines = chosen([*material.train, *material.held], block.hours)
+        base = Path(block.folder) if block.folder else out / "copies"
+        corpora["copy"] = _copies(codec, place(base, weights, lines), lines, recipe, material)
     torch.manual_seed(recipe.seed)
     model = CtcModel(recipe.network(material.tokens)).to(device)
     task = CtcTask(
@@ -59,7 +67,7 @@ def train(recipe: Recipe, changed_ok: bool = False) -> Mapping[str, float] | Non
         held_rows=recipe.held_rows,
     )  # fmt: skip
     fit(task, out / "state", Plan(recipe.steps, recipe.seed, recipe.validate_every, SAVE_EVERY_S))
-    return _finish(recipe, task, material) if rank == 0 else None
+    return None if rank() else _finish(recipe, task, material)
 
 
 def _reader(recipe: Recipe) -> Reader:
@@ -69,29 +77,26 @@ def _reader(recipe: Recipe) -> Reader:
     return Reader(Phonemizer.load(Path(recipe.phones) if recipe.phones else starter / "phones"))
 
 
-def _corpora(recipe: Recipe, material: Material, sample_rate: int, rank: int) -> dict[str, Corpus]:
-    """Return what is heard: the originals, and if wanted their copies, made by the first process."""
-    form, tokens = recipe.text_form, material.tokens
-    corpora = {"original": Corpus(material.train, material.held, form, sample_rate, tokens)}
-    if recipe.copies:
-        if rank:
-            wait_for_all()
-        train, held, rejects = _copies(recipe.copies, recipe, material)
-        if rank == 0:
-            wait_for_all()
-        material.rejects += rejects
-        corpora["copy"] = Corpus(train, held, form, sample_rate, tokens)
-    return corpora
+def _corpus(recipe: Recipe, material: Material, train: list[Line], held: list[Line]) -> Corpus:
+    rate = recipe.network(()).sample_rate
+    return Corpus(train, held, recipe.text_form, rate, material.tokens)
 
 
-def _copies(block: CopiesBlock, recipe: Recipe, material: Material) -> tuple[list[Line], list[Line], list]:
-    codec, weights = _codec(block.codec)
-    lines = chosen([*material.train, *material.held], block.hours)
-    base = Path(block.folder) if block.folder else Path(recipe.out) / "copies"
-    made, rejects = copied(codec, lines, place(base, weights, lines), recipe.seed)
+def _copies(codec: Codec, folder: Path, lines: list[Line], recipe: Recipe, material: Material) -> Corpus:
+    """Return the lines as copies, which the first process makes."""
+    if rank():
+        wait_for_all()
+    made, rejects = copied(codec, lines, folder, recipe.seed)
+    if not rank():
+        wait_for_all()
+    material.rejects += rejects
     held = {line.said for line in material.held}
     train = [line for line in made if line.said not in held]
-    return train, [line for line in made if line.said in held], rejects
+    if not train:
+        raise InputError(
+            f"Making copies: {len(made)} clips came of it, none to train on. Raise copies.hours."
+        )
+    return _corpus(recipe, material, train, [line for line in made if line.said in held])
 
 
 def _codec(folder: str | None) -> tuple[Codec, str]:

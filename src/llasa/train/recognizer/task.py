@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llasa.core import Audio, Ids
+from llasa.errors import InputError
 from llasa.recognizers.ctc import BLANK, MARK, CtcModel, CtcRecognizer, batched, levelled, token_ids
 from llasa.train.loop import average_gradients, rate_at
 from llasa.train.recognizer.corpus import Corpus, Line, Spoken
 
 POOL = 64  # lines drawn at once, of which neighbours in length become a batch
+_TRIES = 20
 
 
 def disturbed(samples: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -78,12 +80,14 @@ class CtcTask:
     def _batch(self) -> list[Spoken]:
         """Return utterances of similar length, about `batch_s` seconds; clips of no use are left out."""
         choices = list(self.corpora.values())
-        while True:
+        for _ in range(_TRIES):
             corpora = [choices[int(torch.randint(len(choices), ()))] for _ in range(POOL)]
             pool = [(corpus, corpus.draw()) for corpus in corpora]
             spoken = [corpus.spoken(line) for corpus, line in self._alike(pool)]
             if rows := [row for row in spoken if row]:
                 return rows
+        bad = [reject for corpus in choices for reject in corpus.bad.values()]
+        raise InputError(f"Drawing speech: {_TRIES} batches in a row hold no clip of use. {bad[0].detail}")
 
     def _alike(self, pool: list[tuple[Corpus, Line]]) -> list[tuple[Corpus, Line]]:
         pool = sorted(pool, key=lambda pair: pair[1].length_s)
@@ -110,7 +114,7 @@ class CtcTask:
         return lost / sizes.sum()
 
     def validate(self) -> Mapping[str, float]:
-        """Return token and word error rates on held-out texts, for each corpus."""
+        """Return token and word error rates on held-out texts, for each corpus that has some."""
         recognizer, measures = CtcRecognizer(self.model), dict[str, float]()
         for name, corpus in self.corpora.items():
             # Evenly spaced, so that all voices are among them.
@@ -120,6 +124,10 @@ class CtcTask:
                 said, heard = [row.ids for row in rows], self._heard(recognizer, rows)
                 measures[f"held_{name}_tokens"] = jiwer.wer([*map(_tokens, said)], [*map(_tokens, heard)])
                 measures[f"held_{name}_words"] = jiwer.wer([*map(_words, said)], [*map(_words, heard)])
+        if not measures:
+            raise InputError(
+                "Measuring a recogniser: no held-out clip is of use. Check them, or hold out more."
+            )
         return measures
 
     def _heard(self, recognizer: CtcRecognizer, rows: Sequence[Spoken], size: int = 12) -> list[Ids]:
