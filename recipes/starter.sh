@@ -4,17 +4,20 @@
 #   recipes/starter.sh [--extra-audio FOLDER] [--text FILE]
 # --extra-audio: recordings of many people for the codec, one clip a speaker; every tenth is held out.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 LLASA=${LLASA:-.venv/bin/llasa}
 OUT=${OUT:-out}
 export PYTHONPATH="recipes/starter" OMP_NUM_THREADS=1 LLASA_HOME="$OUT/home"
 
+at() { (cd "$here" && realpath -e "$1"); }  # a path as the caller means it
+
 extra_audio="" text=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --extra-audio) extra_audio=$2; shift 2 ;;
-    --text) text+=(--text "$2"); shift 2 ;;
+    --extra-audio) extra_audio=$(at "$2"); shift 2 ;;
+    --text) more=$(at "$2"); text+=(--text "$more"); shift 2 ;;
     *) echo "recipes/starter.sh: unknown option '$1'; use --extra-audio FOLDER or --text FILE" >&2; exit 2 ;;
   esac
 done

@@ -25,7 +25,9 @@ SYSTEMS = ("source", "copy", "say")
 
 
 def words(text: str) -> str:
-    """Return a text as the words that are compared."""
+    """Return a text as the words that are compared; none where nothing was heard."""
+    if not any(map(str.isalnum, text)):
+        return ""
     return " ".join(word.strip(",.?!") for word in normalize(text).text.split())
 
 

@@ -64,6 +64,7 @@ def test_a_text_is_learnt_whole(lm, tmp_path):
         turns("say <|SPEECH_GENERATION_START|>", "no"), turns("hi", "<|s_0|>"), turns("hi", "a<eot><a>b"),
         {"text": "<eot>"}, {"text": 5}, {"words": "x"}, ["x"], turns("hi"), {"messages": [{"role": "user"}]},
         {"messages": "hi"}, {"text": "a" * 99},
+        {"messages": [{"role": "u><a>b<eot", "content": "x"}, *turns("hi", "no")["messages"]]},
     ],
 )  # fmt: skip
 def test_markers_and_nonsense_are_rejected_and_told(lm, tmp_path, line):

@@ -1,11 +1,13 @@
 """What a round trip leaves of speech: all for a perfect codec, less for a worse one, and never a crash."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from llasa.core import Audio, Clip
+from llasa.errors import InputError, MissingExtra
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.train.codec.roundtrip import Usage, line, measure
 
@@ -69,6 +71,19 @@ def test_sound_that_cannot_be_compared_has_no_measure():
     assert [p.pesq for p in found.passages] == [None, None] and found.passages[1].stoi is None
     assert "pesq" not in found.measures and "cer" not in found.measures
     assert found.report()["passages"][0]["id"] == "0"
+
+
+def test_nothing_to_measure_and_nothing_to_measure_with_are_told(monkeypatch):
+    with pytest.raises(InputError, match="no clip of use"):
+        measure(Plain(), clips())
+    monkeypatch.setitem(sys.modules, "pesq", None)
+
+    def never():
+        raise AssertionError("told after the work")
+        yield
+
+    with pytest.raises(MissingExtra, match="'pesq'"):
+        measure(Plain(), never())
 
 
 def test_usage_counts_entries_and_bits():

@@ -1,6 +1,7 @@
 """Codec training: stages touch what they say, labels follow phones, a stopped run ends as a whole one."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from llasa.codec.compact import CompactCodec
 from llasa.core import Clip
-from llasa.errors import ConfigError, InputError
+from llasa.errors import ConfigError, InputError, MissingExtra
 from llasa.train.codec.compact import CompactTask, Parts
 from llasa.train.codec.crops import UNKNOWN, Crops, Piece, Shape, active_rms, gather, pieces_of, whole
 from llasa.train.codec.recipe import Critics, DataBlock, Stage, read
@@ -180,6 +181,33 @@ def test_a_bad_clip_is_named_once_and_left_out(folder):
     assert torch.isfinite(drawn.one(0)[0]).all() and [reject.id for reject in drawn.bad] == ["broken"]
     with pytest.raises(InputError, match="in a row"):
         Crops([broken], Shape(1, 6400, RATE), (), "seed").one(0)
+
+
+def test_two_sources_may_use_one_id(folder):
+    good, other = pieces(folder)[:1], Clip("clip0", str(folder / "broken.wav"), "")
+    drawn = Crops([*good, Piece(other, 1.0)], Shape(16, 6400, RATE), (), "seed")
+    assert drawn.one(0)[0].abs().sum(1).min() > 0 and [x.id for x in drawn.bad] == ["clip0"]
+
+
+def test_a_cut_of_nothing_is_a_reject(folder):
+    rows = [{"audio_filepath": "clip0.wav", "offset": start, "text": "a"} for start in (0.2, 5.0)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found, rejects = pieces_of(str(folder), "nemo")
+    assert [round(piece.length_s, 1) for piece in found] == [0.6] and rejects[0].reason == "empty"
+
+
+def test_what_cannot_work_is_told_before_the_first_step(tmp_path, folder, monkeypatch):
+    told = [f'data.0.path="{folder}"', f'out="{tmp_path / "out"}"']
+    with monkeypatch.context() as patch, pytest.raises(MissingExtra, match="'pesq'"):
+        patch.setitem(sys.modules, "pesq", None)
+        train(read(recipe(tmp_path), told))
+    with pytest.raises(ConfigError, match="no-such"):
+        train(read(recipe(tmp_path), [*told, "report.recognizer=no-such"]), changed_ok=True)
+    for piece in gather([DataBlock(path=str(folder), held_out=0.5)]).held:
+        soundfile.write(piece.clip.audio, np.zeros(RATE), RATE)
+    with pytest.raises(InputError, match="of no use"):
+        train(read(recipe(tmp_path), told), changed_ok=True)
+    assert not list((tmp_path / "out").rglob("step-*"))
 
 
 def test_held_out_speakers_are_never_trained_on(folder):

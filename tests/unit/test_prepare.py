@@ -6,6 +6,7 @@ import os
 import signal
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from llasa import audio
 from llasa.core import Audio, Clip, Codes
 from llasa.data import shards
 from llasa.data.encode import Options
-from llasa.data.prepare import Prepared, Progress, prepare
+from llasa.data.prepare import SEEN, Prepared, Progress, prepare
 from llasa.data.rejects import Reject
+from llasa.data.seen import Seen
 from llasa.data.shards import Row, Shards
 from llasa.data.sources.coded import Coded
 from llasa.errors import BundleError, ConfigError, InputError, Interrupted
@@ -116,12 +118,12 @@ def test_bad_rows_have_a_reason_and_nothing_is_lost(tmp_path: Path, clips: list[
     clips[3] = replace(clips[3], audio=str(tmp_path / "gone.wav"))
     clips[4] = replace(clips[4], audio=short)
     bad = [replace(clips[0], id=name, text=text) for name, text in PLANTED.items()]
-    row = Reject("", "metadata.csv:7", "malformed", "It has one column.")
+    row = Reject("", "metadata-\udce9.csv:7", "malformed", "It has one column.")
     rows = [*clips[:6], row, *clips[6:], *bad]
     done = run(tmp_path / "out", rows)
     reasons = {one["id"] or one["place"]: one["reason"] for one in rejects(tmp_path / "out")}
     assert reasons == {
-        "clip-2": "silent", "clip-3": "missing", "clip-4": "too-short", "metadata.csv:7": "malformed",
+        "clip-2": "silent", "clip-3": "missing", "clip-4": "too-short", "metadata-\udce9.csv:7": "malformed",
         "no-text": "no-text", "bad-text": "bad-text", "text-too-long": "text-too-long", "half": "bad-text",
         "empty": "no-text",
     }  # fmt: skip
@@ -171,6 +173,8 @@ def test_too_many_rejects_stop_it_and_it_goes_on_when_allowed(tmp_path: Path, cl
     rows = [replace(clips[0], id=f"bad-{n}", audio="gone") for n in range(250)] + clips
     with pytest.raises(InputError, match=r"200 of 200 rows are rejects \(100%\).*200 missing.*--max-rejects"):
         run(tmp_path / "out", rows, max_rejects=0.9)
+    with pytest.raises(InputError, match="200 of 200"):  # the same again is no way round it
+        run(tmp_path / "out", rows, max_rejects=0.9)
     done = run(tmp_path / "out", rows, max_rejects=1.0)
     assert (done.kept, done.rejects, done.shards_before) == (10, {"missing": 250}, 50)
     with pytest.raises(InputError, match=r"no row is left.*5 missing"):
@@ -180,10 +184,13 @@ def test_too_many_rejects_stop_it_and_it_goes_on_when_allowed(tmp_path: Path, cl
 
 
 def test_codes_are_imported(tmp_path: Path):
-    rows = [Coded("a", "Hello.", [1, 2, 3], "train", "x:0"), Coded("b", "You.", [5000], "val", "x:1")]
+    rows = [
+        Coded("a", "Hello.", [1, 2, 3], "train", "x:0", "ada", "de"),
+        Coded("b", "You.", [5000], "val", "x:1"),
+    ]
     done = prepare(Listed([*rows, Coded("c", "Me.", [4])]), tmp_path, CODEC, max_rejects=1)
     rate = CODEC.sample_rate / CODEC.hop_length
-    assert Shards(tmp_path)[0] == Row("a", "Hello.", "", "", 3 / rate, [1, 2, 3], [])
+    assert Shards(tmp_path)[0] == Row("a", "Hello.", "ada", "de", 3 / rate, [1, 2, 3], [])
     assert done.rejects == {"malformed": 1} and rejects(tmp_path)[0]["place"] == "x:1"
 
 
@@ -279,6 +286,21 @@ def test_a_signal_stops_it_at_once(tmp_path: Path, clips: list[Clip], number: in
     assert run(tmp_path / "out", clips).shards_before == 1
 
 
+class Deaf(Plain):
+    """Swallows what a signal raises while it works, as callbacks of C libraries do."""
+
+    def encode(self, audio: Sequence[Audio]) -> list[Codes]:
+        with suppress(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().encode(audio)
+
+
+def test_a_signal_is_not_lost_in_a_library(tmp_path: Path, clips: list[Clip]):
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        prepare(Listed(clips), tmp_path / "out", Deaf(), SMALL)
+    assert not (tmp_path / "out" / "index.jsonl").exists()
+
+
 @pytest.mark.parametrize("change", ["options", "codec", "rows", "text"])
 def test_what_was_begun_otherwise_is_refused(tmp_path: Path, clips: list[Clip], change: str):
     run(tmp_path / "out", clips)
@@ -300,6 +322,7 @@ def test_the_data_set_may_move(tmp_path: Path, clips: list[Clip]):
 def test_other_folders_are_left_alone(tmp_path: Path, clips: list[Clip]):
     with pytest.raises(ConfigError, match="holds other things"):
         run(tmp_path, clips)
+    assert not list(tmp_path.glob(".*"))
     run(tmp_path / "out", clips)
     (tmp_path / "out" / "train-00001.parquet").unlink()
     with pytest.raises(BundleError, match="train-00001"):
@@ -339,32 +362,22 @@ def test_a_full_disk_leaves_what_was_there(
     )
 
 
-def split(out: Path, rows: Sequence[Clip], **options) -> tuple[set[str], set[str]]:
-    prepare(Listed(rows), out, CODEC, Options(**options))
-    return {row.id for row in Shards(out)}, {row.id for row in Shards(out, "heldout")}
+def test_a_disk_too_full_for_a_new_file_is_said(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+):
+    real = Path.open
+
+    def full(self: Path, *given: Any, **named: Any) -> Any:
+        if self.name == "rejects.jsonl":
+            raise OSError(28, "No space left on device")
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(ConfigError, match=r"rejects.jsonl': .*No space.*Free 4096 bytes"):
+        run(tmp_path / "out", clips)
 
 
-def test_the_sources_own_split_is_kept(tmp_path: Path, clips: list[Clip]):
-    rows = [
-        replace(clip, split=name) for clip, name in zip(clips, ["train", "test", "dev", ""] * 3, strict=False)
-    ]
-    assert split(tmp_path / "own", rows)[1] == {"clip-1", "clip-2", "clip-5", "clip-6", "clip-9"}
-    assert split(tmp_path / "none", rows, held_out="none")[1] == set()
-    with pytest.raises(ConfigError, match="marks none"):
-        split(tmp_path / "no", clips, held_out="source")
-
-
-def test_the_same_text_is_never_on_both_sides(tmp_path: Path, clips: list[Clip]):
-    rows = [
-        replace(clip, text=f"Said {'TWICE' if n % 2 else 'twice!'} {n // 2}") for n, clip in enumerate(clips)
-    ]
-    train, held = split(tmp_path / "out", rows, held_out_share=0.5)
-    assert train and held and not {int(id[5:]) // 2 for id in train} & {int(id[5:]) // 2 for id in held}
-
-
-def test_whole_speakers_are_held_out(tmp_path: Path, clips: list[Clip]):
-    train, held = split(tmp_path / "out", clips, held_out="speakers", held_out_share=0.1)
-    assert train and held and not {int(id[5:]) % 3 for id in train} & {int(id[5:]) % 3 for id in held}
-    for speaker, said in (("", "do not say who speaks"), ("ada", "1 speakers")):
-        with pytest.raises(ConfigError, match=said):
-            split(tmp_path / "no", [replace(clip, speaker=speaker) for clip in clips], held_out="speakers")
+def test_a_disk_too_full_to_begin_does_not_call_what_is_there_damaged(tmp_path: Path):
+    (tmp_path / SEEN).mkdir()  # sqlite cannot open it
+    with pytest.raises(ConfigError, match=r"Free .* run the same command again"):
+        Seen(tmp_path / SEEN, 3)

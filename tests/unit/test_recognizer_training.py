@@ -181,6 +181,24 @@ def test_chosen_lines_fill_the_hours_for_every_speaker(lines: list[Line]) -> Non
     assert [line.length_s for line in few] == sorted(line.length_s for line in few)
 
 
+def test_sound_of_no_use_alone_is_told(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in TEXTS]
+    source = write_source(tmp_path / "silence", rows, [np.zeros(RATE)] * len(rows))
+    with pytest.raises(InputError, match=r"no clip of use.*silent"):
+        train(recipe(source, tmp_path / "run"))
+
+
+def test_other_weights_of_the_codec_are_another_run(speech: Path, tmp_path: Path) -> None:
+    CompactCodec.random(0).save(tmp_path / "codec")
+    told = recipe(
+        speech, tmp_path / "run", steps=1, copies={"codec": str(tmp_path / "codec"), "hours": 0.003}
+    )
+    train(told)
+    CompactCodec.random(1).save(tmp_path / "codec")
+    with pytest.raises(ConfigError, match="codec: was"):
+        train(told)
+
+
 def test_masking_silences_some_places_and_changes_no_others() -> None:
     torch.manual_seed(0)
     mel = torch.rand(4, 40, 200) + 1

@@ -1,25 +1,19 @@
-"""Training the language model: rows and their curriculum, batches, the loss, and runs that go on."""
+"""Training the language model: rows and their curriculum, batches, the loss."""
 
 import itertools
-import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from llasa.bundle import load_bundle
-from llasa.codec.compact import CompactCodec
-from llasa.data.shards import Header, Row, save
-from llasa.errors import BundleError, ConfigError, InputError
+from llasa.data.shards import Row
+from llasa.errors import ConfigError, InputError
 from llasa.prompt import IGNORED, Prompt
 from llasa.train.loss import in_chunks, label_loss
 from llasa.train.optimizer import Muon
 from llasa.train.rows import Batches, Corpus, Rows, RowsBlock
-from llasa.train.sft import _only, read_recipe, train
+from llasa.train.sft import _only
 from llasa.train.tokenizer import build_character_tokenizer
 
 CODES = 64
@@ -281,114 +275,6 @@ def test_muon_goes_on_where_it_stopped():
     third.param_groups[0]["lr"] = 0.1
     step(third, after, 2)
     assert all(torch.equal(a, b) for a, b in zip(whole, after, strict=True))
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """A codec and a folder prepared with it."""
-    folder = tmp_path_factory.mktemp("corpus")
-    codec = CompactCodec.random()
-    codec.save(folder / "codec")
-    header = Header(CompactCodec.load(folder / "codec").name, 25.0, CODES)
-    save(
-        folder / "prepared",
-        {"train": [*said("ada", 40), *said("ben", 40)], "heldout": said("ada", 4) + said("ben", 4)},
-        header,
-    )
-    return folder
-
-
-RECIPE = """
-codec = "{codec}"
-data = "{data}"
-out = "{out}"
-dtype = "float32"
-[scratch]
-text = "characters"
-hidden_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-max_length = 200
-separator = " "
-[rows]
-tokens = 300
-[trainer]
-max_steps = 6
-learning_rate = 5e-3
-bf16 = false
-save_steps = 3
-eval_steps = 3
-logging_steps = 2
-"""
-
-
-def recipe(corpus: Path, out: Path, *settings: str):
-    text = RECIPE.format(codec=corpus / "codec", data=corpus / "prepared", out=out)
-    path = out.with_suffix(".toml")
-    path.write_text(text, encoding="utf-8")
-    return read_recipe(path, settings)
-
-
-@pytest.mark.parametrize("settings", [(), ("optimizer.muon=true", "trainer.gradient_accumulation_steps=2")])
-def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(corpus, tmp_path, settings):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(recipe(corpus, whole, *settings))
-    shutil.copytree(whole, stopped)
-    for name in ("checkpoints/checkpoint-6", "bundle", "lm"):
-        shutil.rmtree(stopped / name)
-    train(recipe(corpus, stopped, *settings))
-    one, other = (load_file(out / "lm" / "model.safetensors") for out in (whole, stopped))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_a_run_leaves_a_bundle_and_tells_of_itself(corpus, tmp_path):
-    found = train(recipe(corpus, tmp_path / "run", "trainer.max_steps=40", "trainer.eval_steps=20"))
-    bundle = load_bundle(tmp_path / "run" / "bundle")
-    assert found.bundle == bundle.folder and bundle.codec_name.startswith("compact@")
-    assert bundle.engine.max_length == 200
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if "loss" in row]
-    assert losses[-1] < losses[0] - 0.3
-    assert {"eval_held_loss", "eval_other_voice_loss"} <= {key for row in rows for key in row}
-    assert all(row["tokens_per_s"] > 0 for row in rows if "loss" in row)
-    assert (tmp_path / "run" / "metrics.png").stat().st_size > 5000
-    assert (tmp_path / "run" / "preflight" / "0.wav").is_file()
-
-
-def test_lora_leaves_an_adapter_and_a_bundle_with_it_merged(corpus, tmp_path):
-    train(recipe(corpus, tmp_path / "base"))
-    made = recipe(corpus, tmp_path / "lora", "lora.r=4", 'lora.target_modules=["q_proj", "v_proj"]')
-    base = str(tmp_path / "base" / "bundle")
-    train(made.model_copy(update={"scratch": None, "codec": None, "model": base}))
-    assert (tmp_path / "lora" / "adapter" / "adapter_model.safetensors").is_file()
-    old, new = (load_file(tmp_path / n / "bundle/lm/model.safetensors") for n in ("base", "lora"))
-    changed = {name for name in old if not torch.equal(old[name], new[name])}
-    assert changed and all("q_proj" in name or "v_proj" in name for name in changed)
-
-
-def test_what_does_not_fit_is_refused(corpus, tmp_path):
-    with pytest.raises(ConfigError, match=r"per_device_train_batch_size.*rows\.tokens"):
-        train(recipe(corpus, tmp_path / "a", "trainer.per_device_train_batch_size=4"))
-    with pytest.raises(ConfigError, match=r"\[trainer\].*learnin_rate"):
-        train(recipe(corpus, tmp_path / "b", "trainer.learnin_rate=4"))
-    with pytest.raises(ConfigError, match="neither model nor"):
-        train(recipe(corpus, tmp_path / "c").model_copy(update={"scratch": None}))
-    with pytest.raises(BundleError, match="codec"):
-        train(
-            recipe(corpus, tmp_path / "d").model_copy(
-                update={"scratch": None, "codec": None, "model": "starter"}
-            )
-        )
-    with pytest.raises(ConfigError, match="voice_promt"):
-        recipe(corpus, tmp_path / "e", "rows.voice_promt=1.0")
-    with pytest.raises(ConfigError, match="no table"):
-        recipe(corpus, tmp_path / "f", "out.rows=1.0")
-
-
-def test_a_changed_recipe_does_not_go_on_unasked(corpus, tmp_path):
-    train(recipe(corpus, tmp_path / "run"))
-    with pytest.raises(ConfigError, match="learning_rate"):
-        train(recipe(corpus, tmp_path / "run", "trainer.learning_rate=1e-3"))
 
 
 def test_an_utterance_that_cannot_be_said_is_not_a_crash(prompt):

@@ -143,8 +143,10 @@ def test_damage_is_named_or_skipped(folder: Path):
 
 
 def test_a_folder_that_is_not_whole_is_refused(folder: Path, tmp_path: Path):
-    with pytest.raises(BundleError, match="no index"):
-        Shards(tmp_path / "none")
+    (tmp_path / "file").write_text("no folder")
+    for name in ("none", "file"):
+        with pytest.raises(BundleError, match="no index"):
+            Shards(tmp_path / name)
     path = folder / index.NAME
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][:5])

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -267,6 +268,31 @@ def test_names_lead_nowhere_else(tmp_path: Path) -> None:
     assert (three.reason, three.place) == ("malformed", "metadata.csv:3")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes there")
+@pytest.mark.parametrize("tarred", [False, True])
+def test_names_that_cannot_be_written_are_rejects(tarred: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("a", "caf\udce9"):
+        (folder / f"{name}.wav").write_bytes(encode(SOUND, "wav"))
+        (folder / f"{name}.txt").write_text("Hi.")
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.add(path, path.name)
+    good, bad = open_source(tmp_path / "0.tar" if tarred else folder).rows()
+    assert isinstance(good, Clip) and good.text == "Hi."
+    assert (bad.reason, "cannot be printed" in bad.detail) == ("malformed", True)
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ConfigError, match=r"Permission denied.*readable"):
+        open_source(tmp_path)
+
+
 BAD = {
     "no JSON": b"{oops",
     "not an object": b"[1, 2]",
@@ -397,7 +423,7 @@ def test_the_memmap_gives_texts_and_codes(tokenizer: Path, tmp_path: Path) -> No
     source = open_source(tmp_path, tokenizer=tokenizer)
     assert source.coded and source.kind == "llasa-memmap"
     one, *rejects = source.rows()
-    assert one == Coded("val:0", "hello there", [3, 1, 31], "dev", "val_input_ids.memmap:1")
+    assert one == Coded("val:0", "hello there", [3, 1, 31], "dev", "val_input_ids.memmap:1", language="en")
     assert [row.reason for row in rejects] == ["too-long", "malformed", "malformed"]
     assert "no end marker" in rejects[0].detail
     assert PLAIN.head not in one.text
@@ -423,10 +449,13 @@ def test_codes_in_json_lines(tmp_path: Path) -> None:
         {"text": "hi", "code": [1, 2]},
         {"text": "hi", "code": [[3]]},
         {"text": "x", "code": ["a"]},
+        {"text": "ja", "code": [4], "speaker": "ada", "language": "german", "split": "test"},
     )
-    one, two, reject = open_source(tmp_path).rows()
+    one, two, reject, last = open_source(tmp_path, language="it_IT").rows()
     assert (one.codes, two.codes, one.split, one.id) == ([1, 2], [3], "train", "train:1")
     assert (reject.reason, reject.place) == ("malformed", "train.jsonl:3")
+    assert (one.speaker, one.language) == ("", "it")
+    assert (last.speaker, last.language, last.split) == ("ada", "de", "test")
 
 
 @settings(max_examples=100, deadline=None)

@@ -73,6 +73,6 @@ def test_what_cannot_be_added_is_refused(grown: Path, tmp_path: Path) -> None:
         add_languages(grown, ["de"], grown)
     build_llasa(tmp_path / "lm", vocab="small")
     build_xcodec2(tmp_path / "lm" / "codec")
-    with pytest.raises(ConfigError, match="found a bundle that reads written"):
+    with pytest.raises(ConfigError, match="found a model that reads written"):
         add_languages(tmp_path / "lm", ["de"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

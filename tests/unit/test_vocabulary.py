@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llasa.codec.compact import CompactCodec
-from llasa.errors import BundleError
+from llasa.errors import BundleError, ConfigError
 from llasa.prompt import MARKERS, Prompt, speech_token
-from llasa.train.start import Start, starting_bundle
+from llasa.train.start import Scratch, Start, starting_bundle
 from llasa.train.vocabulary import begin, digit_sums, grow
 
 LEVELS = (4, 4, 4)
@@ -111,3 +111,26 @@ def test_a_bundle_is_taken_as_it_is(tmp_path):
 def test_a_bundle_of_phones_learns_a_language(tmp_path):
     bundle = starting_bundle(Start(model="starter", languages=["it"]), tmp_path / "start")
     assert bundle.manifest.lm.languages == ["en", "it"] and bundle.folder == tmp_path / "start"
+
+
+def new(codec: Path, form: str = "characters", width: int = 32, languages: tuple[str, ...] = ()) -> Start:
+    sizes = Scratch(text=form, hidden_size=width, num_hidden_layers=1, num_attention_heads=2)
+    return Start(scratch=sizes, codec=str(codec), languages=list(languages))
+
+
+def test_other_settings_make_another_start(tmp_path):
+    CompactCodec.random().save(tmp_path / "codec")
+    made = [starting_bundle(new(tmp_path / "codec", width=w), tmp_path / "start") for w in (32, 64, 64)]
+    sums = [bundle.manifest.files["lm/model.safetensors"] for bundle in made]
+    assert sums[0] != sums[1] == sums[2]
+
+
+def test_a_new_model_knows_the_languages_it_is_to_read(tmp_path):
+    CompactCodec.random().save(tmp_path / "codec")
+    bundle = starting_bundle(new(tmp_path / "codec", "phones", languages=("en", "it")), tmp_path / "start")
+    assert bundle.manifest.lm.languages == ["en", "it"]
+    assert bundle.prompt.text_ids(bundle.form("Perché?", "it").text)[1] == ()
+    with pytest.raises(ConfigError, match="found language 'fr'"):
+        starting_bundle(new(tmp_path / "codec", "phones", languages=("fr",)), tmp_path / "other")
+    with pytest.raises(ConfigError, match="found a model that reads characters"):
+        starting_bundle(new(tmp_path / "codec", languages=("it",)), tmp_path / "other")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.multiprocessing.spawn import spawn
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel, Wav2Vec2Config, Wav2Vec2Model, Xcodec2Config
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Quantizer
 
@@ -108,6 +109,46 @@ def test_a_tiny_model_learns_keeps_its_codes_apart_and_loads(tmp_path, pieces):
     assert codes == saved.encode([sound])[0] == trainee.codec().encode([sound])[0]
     assert len(set(codes)) > 20  # of 101
     assert len(codec.decode([codes])[0].samples) == 101 * 320
+
+
+def test_a_model_to_start_from_is_given_rounded_latents_from_the_first_step(tmp_path, pieces):
+    torch.manual_seed(0)
+    Xcodec2Trainee(recipe(tmp_path), torch.device("cpu")).save(tmp_path / "first")
+    path = tmp_path / "more.toml"
+    path.write_text(RECIPE[: RECIPE.index("[model]")] + RECIPE[RECIPE.index("[[stages]]") :], "utf-8")
+    init = f'init="{tmp_path / "first"}"'
+    told = read(path, [init])
+    assert isinstance(told, Xcodec2Recipe) and told.soft_steps == 10
+    trainee = Xcodec2Trainee(told, torch.device("cpu"))
+    drawn = crops(trainee, pieces)
+    task, given = trainee.task(told.stages[0], drawn, drawn), []
+    trainee.rounding.register_forward_pre_hook(lambda _, inputs: given.append(inputs[1]))
+    task.step(0)
+    assert given == [1.0]
+    with pytest.raises(ConfigError, match="both init and semantic"):
+        read(path, [init, "semantic=w2v"])
+
+
+def spread_of(rank: int, folder: str) -> None:
+    """What one process of two has after its first step."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    trainee = Xcodec2Trainee(recipe(Path(folder) / str(rank)), torch.device("cpu"))
+    clips = [Piece(Clip(str(n), f"{folder}/{n}.wav", ""), 1.0) for n in range(4)]
+    drawn = Crops(clips, trainee.shape(trainee.recipe.stages[0]), (), f"seed {rank}")
+    trainee.task(trainee.recipe.stages[0], drawn, drawn).step(0)
+    learnt = {name: p.detach().clone() for name, p in trainee.model.named_parameters()}
+    torch.save([drawn.one(0)[0], learnt], f"{folder}/{rank}/learnt.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_hear_other_crops_and_learn_one_model(tmp_path, pieces):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    spawn(spread_of, (str(tmp_path),), nprocs=2)
+    (heard, one), (other_heard, other) = (torch.load(tmp_path / str(n) / "learnt.pt") for n in range(2))
+    assert not torch.equal(heard, other_heard)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_folding_changes_no_code():

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from llasa import audio
+from llasa.cli.prepare import logged
+from llasa.data.prepare import Progress
 from llasa.data.shards import Shards
 from tests.conftest import Ran
 from tests.sounds import speechlike
@@ -58,6 +60,8 @@ def test_a_data_set_becomes_shards(run: Run, ljspeech: Path, tmp_path: Path, tin
         (("--held-out", "speakers"), "do not say who speaks"),
         (("--held-out", "some"), "held_out"),
         (("--kind", "ljspech"), "ljspeech"),
+        (("--recognizer", "pocketsphinx"), "--recognizer, which would change nothing. Add --check"),
+        (("--check", "--ray", "--set", "max_s=9"), "--set, --ray, which would change nothing"),
     ],
 )
 def test_what_is_refused(
@@ -98,5 +102,30 @@ def test_check_only_reads(run: Run, ljspeech: Path, tmp_path: Path, tiny_bundle:
     before = {path: path.stat().st_mtime_ns for path in ljspeech.rglob("*")}
     ran = run("prepare", ljspeech, "page.html", "--check", "--bundle", tiny_bundle)
     assert (ran.code, ran.out) == (0, "page.html\n")
+    assert "6 of 7 rows are usable" in ran.err and "Rows that prepare leaves out" in ran.err
     assert "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert {path: path.stat().st_mtime_ns for path in ljspeech.rglob("*")} == before
+
+
+def test_check_for_programs(run: Run, ljspeech: Path, tmp_path: Path, tiny_bundle: Path):
+    ran = run("prepare", ljspeech, "--check", "--json", "--bundle", tiny_bundle)
+    found = json.loads(ran.out)
+    assert (ran.code, found["report"], found["kind"]) == (0, "check.html", "ljspeech")
+    assert (found["rows"], found["clips"], found["reasons"]) == (7, 6, {"missing": 1})
+    assert {"rejects", "clipping", "unread"} <= {check["name"] for check in found["checks"]}
+    assert (tmp_path / "check.html").is_file()
+
+
+def test_a_page_that_cannot_be_written_is_said_first(run: Run, ljspeech: Path, tmp_path: Path):
+    ran = run("prepare", ljspeech, tmp_path / "none" / "page.html", "--check", "--bundle", "nowhere")
+    assert ran.code == 2 and "there is no folder" in ran.err and "nowhere" not in ran.err
+
+
+def test_a_log_has_a_line_a_minute(capsys: pytest.CaptureFixture[str]):
+    times = iter([0.0, 59.0, 61.0, 61.0, 62.0])
+    watch = logged(lambda: next(times))
+    for rows in (10, 30, 40):
+        watch(Progress(rows, 90, 10, 1, 3600.0, 120.0))
+    assert capsys.readouterr().err == (
+        "Preparing: 30 of 90 rows, 6 min left, 1.00 h, real-time factor 0.033, 1 rejects\n"
+    )

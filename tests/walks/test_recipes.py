@@ -77,6 +77,13 @@ def test_festivals_words_are_joined_as_they_are_written(monkeypatch: pytest.Monk
     assert _joined(said) == [("it's", 0.2), ("mary's", 0.6), ("dog", 0.9)]
 
 
+def test_what_is_not_heard_has_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES / "starter"))
+    from listen import words
+
+    assert words("") == "" and words("Dr. Hill, 2!") == "doctor hill two"
+
+
 def test_scaling_takes_smaller_data_from_larger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(RECIPES / "scaling"))
     from run import HOURS, SIZES, draw, take_data

@@ -46,16 +46,18 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_a_recogniser_is_trained_and_can_be_named(run: Run, recipe: Path, tmp_path: Path) -> None:
     CompactCodec.random().save(tmp_path / "codec")
-    settings = ("--set", "copies.codec=codec", "--set", "copies.hours=0.003")
+    settings = ("--set", "copies.codec=codec", "--set", "copies.hours=0.003", "--out", 'my "ears"')
     ran = run("train", "recognizer", recipe, *settings, "--json")
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
-    assert told["output"] == "ears/recognizer" and {"held_original_words", "held_copy_tokens"} <= set(told)
-    assert load_recognizer("ctc:ears/recognizer", {}).text_form == "characters"
-    [reject] = (tmp_path / "ears" / "rejects.jsonl").read_text("utf-8").splitlines()
+    assert told["output"] == 'my "ears"/recognizer' and {"held_original_words", "held_copy_tokens"} <= set(
+        told
+    )
+    assert load_recognizer('ctc:my "ears"/recognizer', {}).text_form == "characters"
+    [reject] = (tmp_path / 'my "ears"' / "rejects.jsonl").read_text("utf-8").splitlines()
     assert json.loads(reject)["reason"] == "no-text"
     again = run("train", "recognizer", recipe, *settings)
-    assert again.code == 0 and again.out.strip() == "ears/recognizer" and "original words" in again.err
+    assert again.code == 0 and again.out.strip() == 'my "ears"/recognizer' and "original words" in again.err
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,7 @@ def test_letters_of_ones_own_lexicon(run: Run, tmp_path: Path) -> None:
         "letters.safetensors",
     }
     assert run("train", "letters", "phones", "--lexicon", "missing.txt").code == 2
+    for few in ("hello HH AH L OW", "hello HH AH L OW\nworld W ER L D"):
+        (tmp_path / "few.txt").write_text(few, "utf-8")
+        ran = run("train", "letters", "few", "--lexicon", "few.txt")
+        assert ran.code == 2 and "thousands of words" in ran.err

@@ -252,7 +252,7 @@ def check_output(path: str | os.PathLike[str], format: str | None = None) -> str
         ConfigError: as for `write`.
     """
     path = Path(path)
-    _check_target(path)
+    check_target(path)
     return _checked_format(format or path.suffix[1:].lower())
 
 
@@ -261,7 +261,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
     A symbolic link at `path` is replaced, not followed. Raises ConfigError if the file cannot be written.
     """
-    _check_target(path)
+    check_target(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open(temporary, "xb") as file:
@@ -275,7 +275,8 @@ def replace_file(path: Path, data: bytes) -> None:
         raise ConfigError(f"Writing '{path}': the system says: {error.strerror}. {todo}") from error
 
 
-def _check_target(path: Path) -> None:
+def check_target(path: Path) -> None:
+    """Raise ConfigError if `replace_file` could not write there, before the work of making what to write."""
     if not path.parent.is_dir():
         raise ConfigError(f"Writing '{path}': there is no folder '{path.parent}'. Make it or name another.")
     if path.exists() and not path.is_file():

@@ -19,6 +19,7 @@ from llasa.errors import InputError
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 192_000
 SILENCE_PEAK = 1e-3  # -60 dBFS
 MAX_PEAK = 16.0  # 24 dB over full scale: surely integers stored as floats
+SLACK_S = 0.25  # that a cut may end behind the file: aligners round and pad
 BLOCK = 65_536  # samples decoded at a time, so that a lying header cannot fill the memory
 
 # first bytes of WAV, FLAC, OGG, and MP3 with a tag or without (an MPEG frame header that names a layer)
@@ -43,7 +44,8 @@ def read(
         source: a path, or a seekable binary file (left open). Two channels are averaged.
         min_s: shortest recording taken, seconds.
         max_s: longest one, seconds; checked in the header and again while decoding.
-        start_s, end_s: the part wanted, to the end if None; it alone is decoded and judged.
+        start_s, end_s: the part wanted, to the end if None; it alone is decoded and judged, and refused if
+            the file ends before it.
 
     Returns:
         Samples [T], not clipped: float files may pass 1.
@@ -130,6 +132,8 @@ def _decode(
     rate, todo = sound.samplerate, f"Cut it to at most {max_s:g} s."
     start = min(round(max(0.0, part[0]) * rate), sound.frames)
     end = sound.frames if part[1] is None else max(start, round(part[1] * rate))
+    if end - sound.frames < SLACK_S * rate:
+        end = min(end, sound.frames)
     if end - start > max_s * rate:
         raise _refusal(name, "too-long", f"it lasts {(end - start) / rate:.1f} s", todo)
     if start:
@@ -144,7 +148,10 @@ def _decode(
         blocks.append(block.mean(axis=1))
     if total < 0.95 * (end - start):
         found = f"it ends after {total} of {end - start} samples"
-        raise _refusal(name, "unreadable", found, "Copy or save it again.")
+        mend = "Copy or save it again" + (
+            ", or correct the times of the cut." if part[1] is not None else "."
+        )
+        raise _refusal(name, "unreadable", found, mend)
     return np.concatenate(blocks)
 
 

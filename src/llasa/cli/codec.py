@@ -145,14 +145,16 @@ def check(
     listener = load_recognizer(recognizer, {}) if recognizer else None
     pieces, rejects = pieces_of(source, kind)
     clips = _watched(whole(pieces, limit, rejects=rejects), min(limit, len(pieces)))
-    found, pairs = measure(coder, clips, listener)
+    try:
+        found, pairs = measure(coder, clips, listener)
+    finally:
+        for reject in rejects:
+            note(f"Not used: {reject.detail}")
     if output:
         draw_report(output, found, {}, pairs[0])
     if json:
         rejected = [asdict(reject) for reject in rejects]
         return emit(found.report() | {"rejected": rejected, "recognizer": recognizer})
-    for reject in rejects:
-        note(f"Not used: {reject.detail}")
     print(f"{found.codec}, {len(found.passages)} clips: {line(found.measures)}")
 
 

@@ -1,7 +1,8 @@
 """`llasa prepare`: recordings with texts, as people have them, to shards that training reads."""
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +27,7 @@ EPILOG = examples(
     "llasa prepare recordings out/recordings --set max_s=20 --set lufs=-20 --max-rejects 0.5",
 )
 PAGE = "check.html"
+LOG_EVERY_S = 60.0
 
 
 def prepare(
@@ -60,6 +62,7 @@ def prepare(
     """
     from llasa.data.sources import open_source
 
+    _refuse_idle(check, set_, held_out, ray, recognizer)
     opened = open_source(source, kind, language=language, tokenizer=tokenizer)
     if check:
         return _check(opened, (bundle, codec), recognizer, out or Path(PAGE), json)
@@ -68,6 +71,16 @@ def prepare(
     changes = [*(set_ or []), *([f"held_out={held_out}"] if held_out else [])]
     done = _prepared(opened, out, partial(load_codec, bundle, codec), changes, max_rejects, ray)
     _tell(done, json)
+
+
+def _refuse_idle(
+    check: bool, set_: list[str] | None, held_out: str | None, ray: bool, recognizer: str | None
+) -> None:
+    """Raise ConfigError for options that would change nothing."""
+    given = {"--set": set_, "--held-out": held_out, "--ray": ray} if check else {"--recognizer": recognizer}
+    if idle := ", ".join(name for name, value in given.items() if value):
+        todo = "Leave it out with --check" if check else "Add --check, or leave it out"
+        raise ConfigError(f"Preparing: found {idle}, which would change nothing. {todo}.")
 
 
 def load_codec(bundle: str, codec: str | None) -> "Codec":
@@ -98,6 +111,9 @@ def _prepared(
 @contextmanager
 def _shown() -> "Iterator[Watch]":
     """Give what shows progress on standard error: a bar for a person, a line a minute for a log."""
+    if not sys.stderr.isatty():
+        yield logged(time.monotonic)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -110,11 +126,26 @@ def _shown() -> "Iterator[Watch]":
     )
     bar = Progress(
         *(TextColumn(one) if isinstance(one, str) else one for one in columns),
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
+        console=Console(stderr=True), transient=True,
     )  # fmt: skip
     with bar:
         task = bar.add_task("Preparing", total=None, told="")
         yield lambda step: bar.update(task, completed=step.rows, total=step.total, told=_rate(step))
+
+
+def logged(clock: Callable[[], float]) -> "Watch":
+    """Return what writes a line a minute on standard error; `clock` gives seconds."""
+    due = clock() + LOG_EVERY_S
+
+    def watch(step: "Progress") -> None:
+        nonlocal due
+        if clock() < due:
+            return
+        due = clock() + LOG_EVERY_S
+        left_s = step.elapsed_s * (step.total - step.rows) / max(1, step.rows - step.before)
+        note(f"Preparing: {step.rows} of {step.total} rows, {left_s / 60:.0f} min left, {_rate(step)}")
+
+    return watch
 
 
 def _rate(step: "Progress") -> str:
@@ -129,6 +160,7 @@ def _check(
     from llasa.data import report
     from llasa.data.doctor import check
 
+    report.check_ready(page)
     bundle: Any = load_bundle(
         model[0], codec=model[1]
     )  # its parts are cached properties, which fit no protocol
@@ -136,6 +168,8 @@ def _check(
     report.write(findings, page)
     if json:
         return emit({"report": page} | findings.report())
+    odd = "; ".join(one.title for one in findings.checks if one.verdict != "good") or "nothing"
+    note(f"{findings.clips} of {findings.rows} rows are usable, {findings.hours:.2f} h. To look at: {odd}.")
     print(page)
 
 

@@ -165,7 +165,9 @@ def _imported(row: Coded, header: Header) -> Kept:
         found = f"codes from {min(row.codes)} to {max(row.codes)}"
         known = f"'{header.codec}' has {header.codebook_size}"
         raise BadClip("malformed", f"Importing row '{row.id}': found {found}, but {known}.")
-    made = Row(row.id, said(row.text), row.speaker, row.language, len(row.codes) / header.frame_rate, row.codes)
+    made = Row(
+        row.id, said(row.text), row.speaker, row.language, len(row.codes) / header.frame_rate, row.codes
+    )
     return Kept(made, row.place, row.split, _hash(np.asarray(row.codes, np.int32).tobytes()))
 
 

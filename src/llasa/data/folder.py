@@ -19,6 +19,7 @@ from llasa.data.rejects import Reject
 from llasa.errors import BundleError, ConfigError
 
 REJECTS, RUN = "rejects.jsonl", "run.json"
+_BLOCK = 4096  # bytes by which files grow
 _LIBRARIES = ("llasa", "numpy", "pyarrow", "soundfile", "soxr", "torch")
 
 
@@ -34,6 +35,7 @@ class Folder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._check_ours()
             self._lock = _locked(path)
         except OSError as error:
             found = f"the system says: {error.strerror}"
@@ -46,14 +48,17 @@ class Folder:
             self.close()
             raise
 
-    def _recover(self) -> None:
-        """Forget what an earlier process did not finish."""
-        found = index.load(self.path)
-        self.entries, self.whole = list(found.entries), found.whole
+    def _check_ours(self) -> None:
+        """Refuse a folder with other things in it, before anything is put there."""
         others = [name.name for name in self.path.iterdir() if not name.name.startswith(".")]
         if others and not (self.path / RUN).exists():
             found = f"it holds other things, such as '{others[0]}'"
             raise ConfigError(f"Preparing '{self.path}': {found}. Name an empty folder.")
+
+    def _recover(self) -> None:
+        """Forget what an earlier process did not finish."""
+        found = index.load(self.path)
+        self.entries, self.whole = list(found.entries), found.whole
         for draft in self.path.glob(".*.part"):
             draft.unlink()
         self._cut(index.NAME, found.end)
@@ -134,7 +139,7 @@ class Folder:
         except OSError as error:
             if path.exists():
                 os.truncate(path, size)
-            todo = f"Free {len(data)} bytes there and run the same command again"
+            todo = f"Free {max(len(data), _BLOCK)} bytes there and run the same command again"
             raise ConfigError(f"Writing '{path}': the system says: {error.strerror}. {todo}.") from error
 
     def reasons(self) -> Counter[str]:

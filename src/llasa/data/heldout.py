@@ -43,7 +43,8 @@ class Survey:
 def survey(source: Rows) -> Survey:
     """Return what the rows of a source tell."""
     digest, speakers, rows, own = hashlib.sha256(), Counter[str](), 0, 0
-    for rows, row in enumerate(source.rows(), 1):
+    for row in source.rows():
+        rows += 1
         digest.update(_facts(row).encode("utf-8", "backslashreplace"))
         if not isinstance(row, Reject):
             speakers[row.speaker] += 1

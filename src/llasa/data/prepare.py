@@ -211,7 +211,7 @@ def _prepared(folder: Folder, codec: str, before: int) -> Prepared:
 def _stoppable(out: Path) -> Iterator[Callable[[], None]]:
     """Let SIGTERM and SIGINT end the work at once: there is never anything to save.
 
-    Gives what raises again: a signal in a callback of a C library, such as libsndfile's, is only printed there.
+    Gives what raises again: an exception in a callback of a C library, such as libsndfile's, is lost there.
     """
     stopped = list[Interrupted]()
 

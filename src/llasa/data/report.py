@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from llasa.audio import replace_file
+from llasa.audio import check_target, replace_file
 from llasa.data.findings import Findings, Spread
 from llasa.data.transcripts import shown
 from llasa.errors import MissingExtra
@@ -25,6 +25,16 @@ def write(findings: Findings, path: str | PathLike[str]) -> None:
         ConfigError: it cannot be written. MissingExtra: matplotlib is not installed.
     """
     replace_file(Path(path).resolve(), page(findings).encode("utf-8", "replace"))
+
+
+def check_ready(path: str | PathLike[str]) -> None:
+    """Find out before the work whether a page can be made and written.
+
+    Raises:
+        ConfigError, MissingExtra: as `write`.
+    """
+    check_target(Path(path).resolve())
+    _figure()
 
 
 def page(findings: Findings) -> str:

@@ -105,7 +105,7 @@ def _fold(text: str, kept: frozenset[str]) -> _Folded:
     ends: list[int] = []
     dropped: list[int] = []
     for index, character in enumerate(text):
-        if plain and (whole := unicodedata.normalize("NFC", plain[-1] + character)) in kept:
+        if plain and plain[-1] and (whole := unicodedata.normalize("NFC", plain[-1] + character)) in kept:
             plain[-1], ends[-1] = whole, index + 1
             continue
         folded = character if character in kept else _fold_character(character)

@@ -72,11 +72,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _row(line: str, tokenizer: Any) -> tuple[Ids, Ids]:
     content = json.loads(line)
     if "messages" not in content:
-        ids = [*_plain_ids(content["text"], tokenizer), tokenizer.eos_token_id]
+        end = tokenizer.eos_token_id
+        if end is None:
+            raise InputError("a text is to end, and the tokenizer has no eos_token: use messages")
+        ids = [*_plain_ids(content["text"], tokenizer), end]
         return ids, [IGNORED, *ids[1:]]
-    messages = content["messages"]
+    # What else a line has, a template might write too.
+    messages = [{key: one[key] for key in ("role", "content")} for one in content["messages"]]
     for message in messages:
-        _plain_ids(message["content"], tokenizer)
+        for text in message.values():
+            _plain_ids(text, tokenizer)
     ids, labels = [], []
     for place, message in enumerate(messages):
         if message["role"] != "assistant":

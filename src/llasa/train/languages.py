@@ -44,15 +44,11 @@ def add_languages(bundle: str | Path, languages: Sequence[str], out: str | Path)
     """
     doing, out = f"Adding {', '.join(languages)} to bundle '{bundle}'", Path(out)
     source = load_bundle(bundle)
-    unknown = [language for language in languages if language not in SYMBOLS]
-    if unknown or source.manifest.lm.text != "phones":
-        found = f"language '{unknown[0]}'" if unknown else f"a bundle that reads {source.manifest.lm.text}"
-        raise ConfigError(f"{doing}: found {found}. Use {', '.join(SYMBOLS)} and a bundle that reads phones.")
+    symbols = symbols_of(languages, source.manifest.lm.text, doing)
     if out.exists():
         raise ConfigError(f"{doing}: '{out}' is there already. Remove it, or choose another folder.")
     shutil.copytree(source.folder, out, ignore=shutil.ignore_patterns(MANIFEST, "README.md"))
     lm = out / source.manifest.lm.path
-    symbols = [symbol for language in languages for symbol in SYMBOLS[language]]
     new = extend_tokenizer(lm, symbols, lm)
     prompt = Prompt.load(lm, source.manifest.lm.family, source.prompt.codebook_size)
     _grow(lm, prompt, new)
@@ -64,6 +60,19 @@ def add_languages(bundle: str | Path, languages: Sequence[str], out: str | Path)
     settings["lm"]["languages"] = list(known)
     seal(out, settings | {"name": "-".join((source.name, *languages))})
     return new
+
+
+def symbols_of(languages: Sequence[str], form: str, doing: str) -> list[str]:
+    """Return the symbols that languages are written in, for a model that reads text in a form.
+
+    Raises:
+        ConfigError: a language without symbols, or a form that is not phones; `doing` opens the message.
+    """
+    unknown = [language for language in languages if language not in SYMBOLS]
+    if unknown or (languages and form != "phones"):
+        found = f"language '{unknown[0]}'" if unknown else f"a model that reads {form}"
+        raise ConfigError(f"{doing}: found {found}. Use {', '.join(SYMBOLS)} and a model that reads phones.")
+    return list(dict.fromkeys(symbol for language in languages for symbol in SYMBOLS[language]))
 
 
 def _grow(folder: Path, prompt: Prompt, new: Sequence[str]) -> None:

@@ -102,6 +102,9 @@ def train_letters(
         seed: decides the split, the first weights and the order; the same seed gives the same file.
         epochs: passes over the words; about 12 s each on one core for 110,000 words.
         held_out: share of the words to measure on, in (0, 1).
+
+    Raises:
+        InputError: too few words to learn from.
     """
     words = sorted(word for word in lexicon if not word.endswith("'s"))
     order = np.random.default_rng(seed).permutation(len(words))
@@ -225,6 +228,9 @@ def _examples(aligned: Mapping[str, Chunks], rarest: int = 25) -> _Examples:
             past = np.lib.stride_tricks.sliding_window_view([len(outputs)] * HISTORY + classes, HISTORY)
             rows.append(np.hstack([windows_of(word, REACH)[::-1], past[:-1, ::-1] + slots]))
             targets += classes
+    if not rows:
+        found = f"of {len(aligned)} words none has only sounds that {rarest} letters or more have"
+        raise InputError(f"Learning letters: {found}. Give a lexicon of thousands of words.")
     return _Examples(torch.from_numpy(np.vstack(rows)), torch.tensor(targets), outputs)
 
 

@@ -4,6 +4,7 @@ A callback of transformers' trainer. Must not know: how rows are made, how a mod
 """
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from llasa import audio, config
+from llasa.audio import replace_file
 from llasa.bundle import Bundle
 from llasa.core import Candidate, Utterance
 from llasa.engines.adapters import merged
@@ -129,6 +131,7 @@ class Panel(TrainerCallback):
         self.seen, self.since, self.tokens = state.global_step, time.monotonic(), 0
         if not state.is_world_process_zero:
             return
+        _keep_until(self.folder / "metrics.jsonl", state.global_step)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         text = TextColumn("{task.fields[measures]}")
         self.bar = Progress(TextColumn("Training"), *columns, text, console=Console(stderr=True))
@@ -193,6 +196,20 @@ class Panel(TrainerCallback):
             self.bar.stop()
         if state.is_world_process_zero:
             plot(self.folder / "metrics.jsonl", self.folder / "metrics.png")
+
+
+def _keep_until(metrics: Path, step: int) -> None:
+    """Take out what a killed run measured after the step it goes on from, and a line that it only began."""
+    if metrics.is_file():
+        kept = [line for line in metrics.read_text("utf-8").splitlines() if _step(line) <= step]
+        replace_file(metrics, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _is_shown(key: str, value: Any) -> bool:

@@ -47,6 +47,8 @@ def train(trainer: Trainer, folder: Path) -> None:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     except _Done:
         trainer.is_in_train = False
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()  # the library does it after the last step only
     except Exception as error:
         if not durable.is_full(error):
             raise

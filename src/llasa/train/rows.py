@@ -9,7 +9,7 @@ What is drawn depends on seed and position only, so a run goes on where it stopp
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from llasa.prompt import IGNORED, Prompt
 
 Form = Callable[[str, str], str]  # text and language -> the form that the model reads
 Example = tuple[Ids, Ids]  # ids, labels
+Share = Annotated[float, Field(ge=0)]
 CALIBRATED = 200  # rows built to learn how long voices make them
 TRIES = 4  # rows of the speaker looked at for one that can be a voice; words cut out until some can be said
 
@@ -59,7 +60,7 @@ class RowsBlock(BaseModel):
     cropped: float = Field(default=0.0, ge=0, le=1)
     corrupt: float = Field(default=0.0, ge=0, lt=1)
     balance: float = Field(default=0.0, ge=0, le=1)
-    speakers: dict[str, float] = {}
+    speakers: dict[str, Share] = {}
     full_stop: float = Field(default=0.0, ge=0, le=1)
 
     def longest(self, progress: float) -> int | None:
@@ -122,12 +123,7 @@ class Rows:
         self.max_length = min(max_length, block.max_length or max_length)
         self.rejects: list[Reject] = []
         self.lengths = np.array([self._length(index) for index in track(range(len(corpus)))], np.int32)
-        usable = np.flatnonzero(self.lengths)
-        self.kin = {
-            int(speaker): usable[corpus.speakers[usable] == speaker]
-            for speaker in np.unique(corpus.speakers[usable])
-            if corpus.names[speaker][1]
-        }
+        self.kin = _kin(np.flatnonzero(self.lengths), corpus)
         self.longer = 1.0
         self.longer = self._longer()
 
@@ -236,6 +232,14 @@ class Rows:
     def _stopped(self, text: str, random: np.random.Generator) -> str:
         open_end = text[-1:] not in (",", ".", "?", "!")
         return f"{text}." if open_end and random.random() < self.block.full_stop else text
+
+
+def _kin(usable: np.ndarray, corpus: Corpus) -> dict[int, np.ndarray]:
+    """Return the rows of each speaker that is known."""
+    rows = usable[np.argsort(corpus.speakers[usable], kind="stable")]
+    speakers, starts = np.unique(corpus.speakers[rows], return_index=True)
+    parts = zip(speakers.tolist(), np.split(rows, starts[1:]), strict=False)  # of no rows there is one part
+    return {speaker: part for speaker, part in parts if corpus.names[speaker][1]}
 
 
 def _is_aligned(row: Row) -> bool:

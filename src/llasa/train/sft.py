@@ -6,10 +6,10 @@ transformers' Trainer does the training, on whatever accelerate finds; here is w
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,18 +24,22 @@ from llasa.data.packing import cut
 from llasa.data.rejects import Reject
 from llasa.data.shards import Shards
 from llasa.device import chosen_device, chosen_dtype, fastest_dtype
-from llasa.errors import ConfigError, MissingExtra
+from llasa.errors import ConfigError
 from llasa.export.hf import Changes, export_hf
 from llasa.train.chat import ChatBlock, chat_rows
+from llasa.train.lora import adapted
 from llasa.train.loss import in_chunks
 from llasa.train.panel import Panel, SamplesBlock, Speaker
 from llasa.train.preflight import Report, check, preflight
-from llasa.train.rows import Batches, Corpus, Example, Rows, RowsBlock, tensors
+from llasa.train.rows import Batches, Corpus, Example, Rows, RowsBlock, Share, tensors
 from llasa.train.run import start
 from llasa.train.start import Start, starting_bundle
 from llasa.weights import sha256
 
 Track = Callable[[Sequence[int]], Iterator[int]]
+Tell = Callable[[Report, int], None]
+SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+START = "start"  # folder of what is trained, where that had to be made
 HELD_OUT = 64  # rows whose loss is told, at most
 # Of Llasa's own training (zhenye234/LLaSA_training), but for the rate, which suits fine-tuning a small set.
 DEFAULTS: dict[str, Any] = {
@@ -69,10 +73,10 @@ class Sft(Start):
     trainer: of transformers' `TrainingArguments`.
     """
 
-    data: str | list[str] | dict[str, float]
+    data: str | list[str] | dict[str, Share]
     out: str
     name: str | None = None
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     check_first_batch: bool = True
     skip_bad: bool = False
     rows: RowsBlock = RowsBlock()
@@ -111,12 +115,16 @@ def read_recipe(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> S
     return config.build(Sft, config.table(path, settings), f"Reading '{path}'")
 
 
-def train(recipe: Sft, dry_run: bool = False, changed_ok: bool = False, track: Track = iter) -> Trained:
+def train(
+    recipe: Sft, dry_run: bool = False, changed_ok: bool = False, track: Track = iter,
+    tell: Tell = lambda report, rejected: None,
+) -> Trained:  # fmt: skip
     """Train a language model; called again, a stopped run goes on.
 
     Args:
         dry_run: only look at the first batch. changed_ok: go on although the recipe or the data changed.
-        track: may show how far the rows are read.
+        track: may show how far the rows are read. tell: gets the report and the rows that cannot be used
+            before training begins; in the first of the processes only.
 
     Raises:
         ConfigError: the recipe does not fit, or the first batch is suspect.
@@ -127,13 +135,16 @@ def train(recipe: Sft, dry_run: bool = False, changed_ok: bool = False, track: T
     out.mkdir(parents=True, exist_ok=True)
     args = _arguments(recipe, out)
     with args.main_process_first(local=False):
-        bundle = starting_bundle(recipe, out / "start")
+        bundle = starting_bundle(recipe, out / START)
     run = _Run(recipe, out, args, bundle, track)
     if not dry_run:
         start(out, run.facts(), changed_ok)
-    report = run.look()
-    first = args.process_index == 0
-    return Trained(report, None if dry_run else run.train(), run.rejected, first)
+    report, first = run.look(), args.process_index == 0
+    if first:
+        tell(report, len(run.rejects))
+    if recipe.check_first_batch:
+        check(report, out / "preflight")
+    return Trained(report, None if dry_run else run.train(), len(run.rejects), first)
 
 
 def _arguments(recipe: Sft, out: Path) -> Any:
@@ -145,11 +156,14 @@ def _arguments(recipe: Sft, out: Path) -> Any:
         found = f"found trainer.{fixed[0]}, which follows from how batches are made"
         raise ConfigError(f"Reading the recipe: {found}. Leave it out; rows.tokens is the size of a batch.")
     device = chosen_device(None)
-    own = {
+    own: dict[str, Any] = {
         "bf16": fastest_dtype(device) is torch.bfloat16,
         "use_cpu": device.type == "cpu",
         "seed": recipe.seed,
     }
+    _check_numbers(recipe.trainer)
+    if recipe.trainer.get("load_best_model_at_end"):
+        own["metric_for_best_model"] = "eval_held_loss"
     values: dict[str, Any] = DEFAULTS | own | recipe.trainer | FIXED
     values["output_dir"] = str(out / "checkpoints")
     try:
@@ -160,6 +174,23 @@ def _arguments(recipe: Sft, out: Path) -> Any:
         ) from error
 
 
+def _check_numbers(trainer: dict[str, Any]) -> None:
+    """Refuse words for numbers, which `TrainingArguments` takes as they are."""
+    from transformers import TrainingArguments
+
+    numbers = {one.name for one in fields(TrainingArguments) if type(one.default) in (int, float)}
+    odd = [key for key in numbers & trainer.keys() if not isinstance(trainer[key], int | float)]
+    if odd:
+        raise ConfigError(f"Reading [trainer] of the recipe: {odd[0]} is {trainer[odd[0]]!r}. Give a number.")
+
+
+def _check_speakers(stressed: Mapping[str, float], corpus: Corpus) -> None:
+    if missing := sorted(stressed.keys() - {name for _, name in corpus.names}):
+        raise ConfigError(
+            f"Reading rows.speakers of the recipe: nobody in the data is called '{missing[0]}'. Correct it."
+        )
+
+
 class _Run:
     """One run: what it reads, what it trains, what it writes."""
 
@@ -168,12 +199,16 @@ class _Run:
         weights = recipe.folders()
         self.sources = [self._shards(folder, "train") for folder in weights]
         corpus = Corpus(list(zip(self.sources, weights.values(), strict=True)), recipe.rows)
-        self.rows = self._rows(corpus, track)
-        self.rejects: list[Reject] = list(self.rows.rejects)
-        self.batches = self._batches()
-        if args.process_index == 0:
-            _write_rejects(self.rejects, out / "rejects.jsonl")
-        self.rejected = len(self.rejects)
+        _check_speakers(recipe.rows.speakers, corpus)
+        self.rejects: list[Reject] = []
+        try:
+            self.rows = self._rows(corpus, track)
+            self.batches = self._batches()
+            self.held = self._held_out()
+        finally:  # where nothing is left, they say why
+            if args.process_index == 0:
+                _write_rejects(self.rejects, out / "rejects.jsonl")
+        self._check_best()
 
     def _shards(self, folder: str, split: Split) -> Shards:
         return Shards(Path(folder), split, codec=self.bundle.codec_name, skip_bad=self.recipe.skip_bad)
@@ -184,7 +219,9 @@ class _Run:
         def form(text: str, language: str) -> str:
             return bundle.form(text, language).text
 
-        return Rows(corpus, bundle.prompt, form, self.recipe.rows, bundle.max_length, track)
+        rows = Rows(corpus, bundle.prompt, form, self.recipe.rows, bundle.max_length, track)
+        self.rejects += rows.rejects
+        return rows
 
     def _batches(self) -> Batches:
         """Return the batches of the whole run, and tell the trainer how many steps they are."""
@@ -199,17 +236,13 @@ class _Run:
         return Batches(self.rows, order, args.max_steps * a_step, talk, share)
 
     def look(self) -> Report:
-        """Return what the first batch shows; refuse a suspect one."""
-        self.model = self._load()
-        report = preflight(self.model, self.batches, self.bundle, self.out / "preflight")
-        if self.recipe.check_first_batch:
-            check(report, self.out / "preflight")
-        return report
-
-    def _load(self) -> Any:
+        """Return what the first batch shows."""
         from llasa.engines.weights import load_model
 
-        return load_model(self.bundle.folder / self.bundle.manifest.lm.path, torch.float32)
+        self.model: Any = load_model(self.bundle.folder / self.bundle.manifest.lm.path, torch.float32)
+        if not any(os.environ.get(name) for name in SHARDED):  # a part of it may be all that fits
+            self.model.to(self.args.device)
+        return preflight(self.model, self.batches, self.bundle, self.out / "preflight")
 
     def train(self) -> Path:
         """Train to the end and return the folder of the new bundle."""
@@ -218,8 +251,10 @@ class _Run:
         from llasa.train import resume
 
         in_chunks(self.model)
-        model = self._adapted(self.model)
-        samples, held = self.recipe.samples, self._held_out()
+        model, lora = self.model, self.recipe.lora
+        if lora is not None:
+            model = adapted(model, lora, self.recipe.seed, fresh=self.bundle.folder == self.out / START)
+        samples, held = self.recipe.samples, self.held
         speaker = Speaker(self.bundle, samples, self.out / "samples") if samples else None
         panel = Panel(self.out, self.batches, speaker)
         self.args.eval_strategy = self.args.eval_strategy if held else "no"
@@ -231,20 +266,6 @@ class _Run:
         panel.trainer = trainer
         resume.train(trainer, self.out / "checkpoints")
         return self._write(trainer)
-
-    def _adapted(self, model: Any) -> Any:
-        """Return the model with LoRA on it, if the recipe asks for that."""
-        if self.recipe.lora is None:
-            return model
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise MissingExtra("Training with LoRA", "peft", "train") from error
-        torch.manual_seed(self.recipe.seed)
-        try:
-            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **self.recipe.lora))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"Reading [lora] of the recipe: {error}. See peft's LoraConfig.") from error
 
     def _optimizer(self, model: Any) -> Any:
         from llasa.train.optimizer import muon
@@ -261,6 +282,14 @@ class _Run:
         rows = self._rows(Corpus(list(sources), block), iter)
         found = {"held": held_out(rows, other=False), "other_voice": held_out(rows, other=True)}
         return {name: _batched(examples, rows) for name, examples in found.items() if examples}
+
+    def _check_best(self) -> None:
+        """Refuse to choose the best checkpoint by what is not measured."""
+        wanted, known = self.args.metric_for_best_model, [f"eval_{name}_loss" for name in self.held]
+        if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in known:
+            found = f"found {wanted}, and {', '.join(known) or 'no held-out rows, so nothing,'} is measured"
+            todo = "Correct trainer.metric_for_best_model, or prepare with --held-out"
+            raise ConfigError(f"Choosing the best checkpoint: {found}. {todo}.")
 
     def facts(self) -> dict[str, Any]:
         """Return what must not change while a run goes on."""

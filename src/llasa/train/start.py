@@ -19,10 +19,11 @@ from llasa.bundle import MANIFEST, Bundle, load_bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.hub import Access, fetched, located
 from llasa.prompt import Prompt, speech_token
-from llasa.train.languages import add_languages
+from llasa.train.languages import add_languages, symbols_of
 from llasa.train.vocabulary import digit_sums, grow
 
 LONGEST = 2048  # ids; rows of Llasa's own training
+MADE = ".made.json"  # what a folder was made from; last, so that without it the folder is made again
 
 
 class Scratch(BaseModel):
@@ -45,8 +46,8 @@ class Start(BaseModel):
 
     model: a bundle, a published Llasa model, or any causal LM, which is given markers and codes first; a
     folder or Hub id. scratch: in place of it, the sizes of a new one. codec: a folder or Hub id, or a bundle
-    whose codec it is; if None the model's own, or the starter's. languages: that a bundle of phones shall
-    read besides those it knows.
+    whose codec it is; if None the model's own, or the starter's. languages: that a model of phones shall
+    read besides those it knows, or besides English; models of text as it is written read any.
     """
 
     model_config = config.STRICT
@@ -58,20 +59,30 @@ class Start(BaseModel):
 
 
 def starting_bundle(start: Start, folder: Path) -> Bundle:
-    """Return the bundle to train; one that has to be made first is made in `folder`, once.
+    """Return the bundle to train; one that has to be made first is made in `folder`, once for these settings.
 
     Raises:
-        ConfigError: both or none of model and scratch, or a codec where the model has its own.
+        ConfigError: both or none of model and scratch, a codec where the model has its own, or a language
+            that cannot be added.
         BundleError: a model or codec is damaged, or they do not fit each other.
     """
     if (start.model is None) == (start.scratch is None):
         found = "both model and [scratch]" if start.model else "neither model nor [scratch]"
         raise ConfigError(f"Choosing what to train: found {found}. Give one of them.")
-    if (folder / MANIFEST).is_file():
+    told = start.model_dump_json(include=set(Start.model_fields))
+    made = folder / MADE
+    if made.is_file() and made.read_text(encoding="utf-8") == told:
         return load_bundle(folder)
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+    shutil.rmtree(folder, ignore_errors=True)  # of other settings, or what a killed run left
+    bundle = _begun(start, folder)
+    if bundle.folder == folder:
+        made.write_text(told, encoding="utf-8")
+    return bundle
+
+
+def _begun(start: Start, folder: Path) -> Bundle:
     if start.scratch is not None:
-        return _made(folder, start.scratch, start.codec, start.seed)
+        return _made(folder, start, start.scratch)
     base = _starter() if start.model == "starter" else located(str(start.model), Access())
     if not _speaks(base):
         fetched(base)
@@ -96,19 +107,24 @@ def _starter() -> Path:
     return Path(str(resources.files("llasa") / "assets" / "starter"))
 
 
-def _made(folder: Path, scratch: Scratch, codec: str | None, seed: int) -> Bundle:
-    from llasa.train.tokenizer import build_character_tokenizer, build_phone_tokenizer
+def _made(folder: Path, start: Start, scratch: Scratch) -> Bundle:
+    from llasa.train.tokenizer import build_character_tokenizer, build_phone_tokenizer, extend_tokenizer
 
-    choice, levels = _take_codec(codec, folder)
+    new = [language for language in start.languages if language != "en"]
+    symbols = symbols_of(new, scratch.text, "Making a new model")
+    choice, levels = _take_codec(start.codec, folder)
+    lm = folder / "lm"
     build = build_phone_tokenizer if scratch.text == "phones" else build_character_tokenizer
-    build(folder / "lm", math.prod(levels))
-    prompt = Prompt.load(folder / "lm", "llasa-plain", math.prod(levels), scratch.separator)
-    torch.manual_seed(seed)
-    new_llama(prompt, levels, scratch).save_pretrained(folder / "lm")
+    build(lm, math.prod(levels))
+    if symbols:
+        extend_tokenizer(lm, symbols, lm)
+    prompt = Prompt.load(lm, "llasa-plain", math.prod(levels), scratch.separator)
+    torch.manual_seed(start.seed)
+    new_llama(prompt, levels, scratch).save_pretrained(lm)
     if scratch.text == "phones":
         shutil.copytree(_starter() / "phones", folder / "phones", dirs_exist_ok=True)
     form = {"text": scratch.text, "max_length": scratch.max_length, "separator": scratch.separator}
-    return _sealed(folder, {"family": "llasa-plain", **form}, choice)
+    return _sealed(folder, {"family": "llasa-plain", "languages": ["en", *new], **form}, choice)
 
 
 def new_llama(prompt: Prompt, levels: list[int], scratch: Scratch) -> Any:
@@ -164,7 +180,6 @@ def _take_codec(codec: str | None, folder: Path) -> tuple[dict[str, str], list[i
 
 
 def _sealed(folder: Path, lm: dict[str, Any], codec: dict[str, str]) -> Bundle:
-    # The seal comes last: without it the folder is made again.
     seal(folder, {"name": folder.parent.name or "model", "lm": lm, "codec": codec})
     return load_bundle(folder)
 

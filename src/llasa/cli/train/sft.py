@@ -10,6 +10,8 @@ from llasa.cli.terminal import JsonOption, emit, examples, note
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from llasa.train.preflight import Report
+
 EPILOG = examples(
     "llasa prepare recordings/ prepared/",
     "llasa train sft recipes/sft/finetune.toml --set data=prepared --out run --dry-run",
@@ -43,21 +45,25 @@ def sft(
     """
     import torch
 
+    from llasa.config import literal
     from llasa.train.sft import read_recipe, train
 
     if threads:
         torch.set_num_threads(threads)
-    told = read_recipe(recipe, [*(settings or ()), *([f'out="{out}"'] if out else [])])
-    found = train(told, dry_run, changed_ok, _tracked)
+    told = read_recipe(recipe, [*(settings or ()), *([f"out={literal(str(out))}"] if out else [])])
+    found = train(told, dry_run, changed_ok, _tracked, _tell)
     if not found.first:
         return  # under torchrun one process speaks
     if json:
         return emit({"output": found.bundle, "rejected": found.rejected} | found.report.facts())
-    for line in found.report.lines():
-        note(line)
-    if found.rejected:
-        note(f"{found.rejected} rows could not be used; rejects.jsonl says why.")
     print(found.bundle or Path(told.out) / "preflight")
+
+
+def _tell(report: "Report", rejected: int) -> None:
+    for line in report.lines():
+        note(line)
+    if rejected:
+        note(f"{rejected} rows could not be used; rejects.jsonl says why.")
 
 
 def _tracked(rows: "Sequence[int]") -> "Iterator[int]":

@@ -93,7 +93,10 @@ def beside(root: Path, base: Path, name: object, absolute: bool) -> Path:
         raise BadClip("malformed", f"It names no sound. Known names: {', '.join(SOUND)}.")
     path = confined(root, base, name.strip(), absolute)
     if path is None:
-        raise BadClip("malformed", f"The name {name[:200]!r} leads out of the data set. Name the folder that holds all of it.")
+        raise BadClip(
+            "malformed",
+            f"The name {name[:200]!r} leads out of the data set. Name the folder that holds all of it.",
+        )
     return path
 
 

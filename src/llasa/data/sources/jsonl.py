@@ -8,8 +8,18 @@ from llasa.core import Clip
 from llasa.data.rejects import BadClip
 from llasa.data.sources.coded import Coded
 from llasa.data.sources.fields import (
-    ID, LANGUAGE, SPEAKER, TEXT, Asked, clip, code, first, identity, label, words,
-)  # fmt: skip
+    ID,
+    LANGUAGE,
+    SPEAKER,
+    TEXT,
+    Asked,
+    clip,
+    code,
+    first,
+    identity,
+    label,
+    words,
+)
 from llasa.data.sources.lines import Rows, each, objects
 from llasa.data.sources.look import Look, first_object, split_of
 

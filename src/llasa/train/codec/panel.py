@@ -157,7 +157,7 @@ def _draw_losses(axis: Any, logs: Mapping[str, Path]) -> None:
 def _draw_clips(axis: Any, found: RoundTrip) -> None:
     pairs = [(p.stoi, p.pesq) for p in found.passages if p.stoi is not None and p.pesq is not None]
     axis.scatter([a for a, _ in pairs], [b for _, b in pairs], s=14)
-    axis.set(title="each held-out clip", xlabel="STOI", ylabel="PESQ, wide band")
+    axis.set(title="each clip", xlabel="STOI", ylabel="PESQ, wide band")
 
 
 def _draw_usage(axis: Any, found: RoundTrip) -> None:
