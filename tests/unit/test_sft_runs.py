@@ -184,6 +184,6 @@ def test_what_was_found_is_told_before_training_and_nothing_is_trained_after_a_d
 
 
 def test_a_changed_recipe_does_not_go_on_unasked(corpus, tmp_path):
-    train(recipe(corpus, tmp_path / "run"))
+    train(recipe(corpus, tmp_path / "run", "trainer.max_steps=1"))
     with pytest.raises(ConfigError, match="learning_rate"):
-        train(recipe(corpus, tmp_path / "run", "trainer.learning_rate=1e-3"))
+        train(recipe(corpus, tmp_path / "run", "trainer.max_steps=1", "trainer.learning_rate=1e-3"))
