@@ -30,8 +30,8 @@ def test_features_equal_the_reference(codec: Xcodec2Codec, name: str) -> None:
         return
     assert len(wave) == REFERENCE[f"{key}, samples"]
     np.testing.assert_array_equal(wave[: len(SOUNDS[name])], SOUNDS[name])
-    # One row is two frames; where they are nearly alike, normalising magnifies the last bit. So it does where a
-    # chirp sounds in one band only: the others hold what rounding leaves, and processors round differently.
+    # One row is two frames; where they are nearly alike, normalising magnifies the last bit. So it does for a
+    # chirp, which sounds in one band: the others hold what rounding leaves, and processors round differently.
     largest = 0.3 if name == "chirp" else 1e-4 if len(features) > 1 else 1e-2
     np.testing.assert_allclose(features, REFERENCE[key], atol=largest, rtol=0)
     assert np.abs(np.asarray(features) - REFERENCE[key]).mean() < largest / 30

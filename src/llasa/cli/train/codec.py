@@ -1,12 +1,19 @@
 """`llasa train codec`: a speech codec from recordings, as a recipe says."""
 
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llasa.cli.terminal import JsonOption, emit, examples, note
+from llasa.cli.train.options import (
+    ChangedOption,
+    OutOption,
+    SetOption,
+    ThreadsOption,
+    settings_of,
+    use_threads,
+)
 
 EPILOG = examples(
     "llasa train codec recipes/codec/compact.toml --set data.0.path=recordings --out my-codec",
@@ -17,14 +24,10 @@ EPILOG = examples(
 
 def codec(
     recipe: Annotated[Path, typer.Argument(help="A TOML file; recipes/codec has examples.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, over what the recipe says; repeatable.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, over `out`.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one CPU operation.")] = None,
-    changed_ok: Annotated[
-        bool, typer.Option("--changed-ok", help="Go on although recipe or data have changed.")
-    ] = False,
+    settings: SetOption = None,
+    out: OutOption = None,
+    threads: ThreadsOption = None,
+    changed_ok: ChangedOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train a codec: its stages in order, with what a round trip leaves of held-out speech on the way.
@@ -33,15 +36,12 @@ def codec(
     report.png say how good it is, OUT/samples and OUT/tensorboard hold what was heard meanwhile. Under
     torchrun each process draws crops of its own.
     """
-    import torch
-
     from llasa.train.codec.recipe import read
     from llasa.train.codec.roundtrip import line
     from llasa.train.codec.run import train
 
-    if threads:
-        torch.set_num_threads(threads)
-    told = read(recipe, [*(settings or ()), *([f"out={dumps(str(out))}"] if out else [])])
+    use_threads(threads)
+    told = read(recipe, settings_of(settings, out))
     found = train(told, changed_ok)
     if found is None:
         return

@@ -6,6 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llasa.cli.terminal import JsonOption, emit, examples, note
+from llasa.cli.train.options import (
+    ChangedOption,
+    OutOption,
+    SetOption,
+    ThreadsOption,
+    settings_of,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,17 +32,13 @@ EPILOG = examples(
 
 def sft(
     recipe: Annotated[Path, typer.Argument(help="A TOML file; recipes/sft has examples.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, over what the recipe says; repeatable.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run, over `out`.")] = None,
+    settings: SetOption = None,
+    out: OutOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only look at the first batch: OUT/preflight.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one CPU operation.")] = None,
-    changed_ok: Annotated[
-        bool, typer.Option("--changed-ok", help="Go on although recipe or data have changed.")
-    ] = False,
+    threads: ThreadsOption = None,
+    changed_ok: ChangedOption = False,
     json: JsonOption = False,
 ) -> None:
     """Teach a language model to speak: a bundle, any causal language model, or one from nothing.
@@ -43,14 +47,10 @@ def sft(
     run. Run the same command again and a stopped run goes on. OUT/bundle is the result; OUT/metrics.jsonl and
     metrics.png tell of the run, OUT/samples what it said, OUT/rejects.jsonl which rows could not be used.
     """
-    import torch
-
-    from llasa.config import literal
     from llasa.train.sft import read_recipe, train
 
-    if threads:
-        torch.set_num_threads(threads)
-    told = read_recipe(recipe, [*(settings or ()), *([f"out={literal(str(out))}"] if out else [])])
+    use_threads(threads)
+    told = read_recipe(recipe, settings_of(settings, out))
     found = train(told, dry_run, changed_ok, _tracked, _tell)
     if not found.first:
         return  # under torchrun one process speaks
