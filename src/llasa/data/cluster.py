@@ -26,7 +26,7 @@ def on_ray(load: Callable[[], Codec], options: Options) -> Drive:
         MissingExtra: Ray is not installed.
     """
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise MissingExtra("Preparing on Ray", "ray", "ray") from error
     return partial(_spread, ray, load, options)
