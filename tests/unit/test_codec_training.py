@@ -11,11 +11,12 @@ import soundfile
 import torch
 
 from llasa.codec.compact import CompactCodec
+from llasa.codec.compact_network import CompactModel
 from llasa.core import Clip
 from llasa.errors import ConfigError, InputError, MissingExtra
-from llasa.train.codec.compact import CompactTask, Parts
+from llasa.train.codec.compact import CompactTask, CompactTrainee, Parts
 from llasa.train.codec.crops import UNKNOWN, Crops, Piece, Shape, active_rms, gather, pieces_of, whole
-from llasa.train.codec.recipe import Critics, DataBlock, Stage, read
+from llasa.train.codec.recipe import CompactRecipe, Critics, DataBlock, Stage, read
 from llasa.train.codec.run import train
 
 RATE = 16000
@@ -277,6 +278,7 @@ def test_a_frozen_encoder_keeps_the_codecs_name(tmp_path, folder):
         ("stages.tokenizer.losses.features=1.0", "without adversarial"),
         ("stages.sound.name=tokenizer", "one name"),
         ("init=here", "both init and"),
+        ("vocoder=3", "vocoder"),
         ("stages.tokenizer.losses.semantic=1.0", "only X-Codec2"),
     ],
 )
@@ -291,6 +293,28 @@ def test_sizes_that_fit_no_network_are_refused(tmp_path, folder):
         train(read(recipe(tmp_path), [*told, "model.stride=[2]"]))
     with pytest.raises(ConfigError, match="fit no network"):
         train(read(recipe(tmp_path), [*told, "model.encoder_depths=[1]"]))
+
+
+def fresh(path: Path, settings: list[str]) -> CompactModel:
+    found = read(path, settings)
+    assert isinstance(found, CompactRecipe)
+    return CompactTrainee(found, [], torch.device("cpu")).parts.model
+
+
+def test_a_trained_vocoder_serves_codes_of_another_rate(tmp_path):
+    CompactCodec.random(0).save(tmp_path / "first")
+    first = CompactCodec.load(tmp_path / "first")
+    told = dict.fromkeys(("data.0.path", "out"), "unused") | {"vocoder": str(tmp_path / "first")}
+    settings = [f'{key}="{value}"' for key, value in told.items()]
+    own = {key: getattr(first.model.config, key) for key in ("n_mels", "vocoder_width", "vocoder_depth")}
+    settings += [f"model.{key}={value}" for key, value in own.items()]
+    slower = ["model.strides=[4, 2]"]
+    model = fresh(recipe(tmp_path), [*settings, *slower])
+    assert model.config.strides == (4, 2) != first.model.config.strides
+    weights = first.model.vocoder.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.vocoder.state_dict().items())
+    with pytest.raises(ConfigError, match="vocoder_width is 24 here"):
+        fresh(recipe(tmp_path), [*settings, "model.vocoder_width=24"])
 
 
 def test_the_rate_rises_holds_and_falls():

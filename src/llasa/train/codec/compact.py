@@ -25,11 +25,14 @@ from llasa.errors import ConfigError
 from llasa.train.codec.critics import Patches, WaveCritics
 from llasa.train.codec.crops import UNKNOWN, Crops, Shape
 from llasa.train.codec.losses import mel_loss, multi_mel_loss, spectral_loss
-from llasa.train.codec.recipe import Critics, Recipe, Stage
+from llasa.train.codec.recipe import CompactRecipe, Critics, Stage
 from llasa.train.codec.steps import Adversary, entropy_bits, total, update
 
 HELD_BATCHES = 4
 _PATCH_RATE = 4e-4
+_OF_VOCODER = {"sample_rate", "n_mels", "n_fft", "mel_hop", "mel_floor"} | {
+    field.name for field in fields(CompactConfig) if field.name.startswith("vocoder_")
+}
 
 
 def labels_per_code(config: CompactConfig) -> int:
@@ -176,8 +179,8 @@ class CompactTask:
 class CompactTrainee:
     """The compact codec of a recipe, as it is at this point of its training."""
 
-    def __init__(self, recipe: Recipe, phones: Sequence[str], device: torch.device) -> None:
-        """Make the network or take over the one of `init`.
+    def __init__(self, recipe: CompactRecipe, phones: Sequence[str], device: torch.device) -> None:
+        """Make the network, with a trained vocoder if one is named, or take over the one of `init`.
 
         Raises:
             ConfigError: sizes that no network has. BundleError: `init` is no compact codec.
@@ -204,7 +207,29 @@ class CompactTrainee:
         return CompactCodec.load(folder)
 
 
-def _new_model(recipe: Recipe) -> CompactModel:
+def _new_model(recipe: CompactRecipe) -> CompactModel:
+    model = _fresh(recipe)
+    if recipe.vocoder:
+        _take_vocoder(model, recipe.vocoder)
+    return model
+
+
+def _take_vocoder(model: CompactModel, folder: str) -> None:
+    """A vocoder knows log-mel only, so it serves codes of any rate and size."""
+    other = CompactCodec.load(folder).model
+    differ = [
+        f"{field.name} is {ours!r} here and {theirs!r} there"
+        for field in fields(CompactConfig)
+        if field.name in _OF_VOCODER
+        and (ours := getattr(model.config, field.name)) != (theirs := getattr(other.config, field.name))
+    ]
+    if differ:
+        todo = "Give [model] the same values, or train a vocoder."
+        raise ConfigError(f"Taking over the vocoder of '{folder}': {'; '.join(differ)}. {todo}")
+    model.vocoder.load_state_dict(other.vocoder.state_dict())
+
+
+def _fresh(recipe: CompactRecipe) -> CompactModel:
     doing = "Making a compact codec of [model]"
     sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
     known = [field.name for field in fields(CompactConfig)]

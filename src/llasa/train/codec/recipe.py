@@ -165,6 +165,12 @@ class Recipe(BaseModel):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.08
 
 
+class CompactRecipe(Recipe):
+    """A compact codec. vocoder: folder of one whose vocoder is taken over, for a fresh model."""
+
+    vocoder: str | None = None
+
+
 class Xcodec2Recipe(Recipe):
     """An X-Codec2. semantic: folder of the frozen w2v-BERT to take over, for a fresh model.
 
@@ -181,11 +187,12 @@ class Xcodec2Recipe(Recipe):
     whiten: bool | None = None
 
 
-KINDS: dict[str, type[Recipe]] = {"compact": Recipe, "xcodec2": Xcodec2Recipe}
+AnyRecipe = CompactRecipe | Xcodec2Recipe
+KINDS: dict[str, type[AnyRecipe]] = {"compact": CompactRecipe, "xcodec2": Xcodec2Recipe}
 Found = TypeVar("Found", bound=Recipe)
 
 
-def read(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+def read(path: str | Path, settings: Sequence[str] = ()) -> AnyRecipe:
     """Return the recipe of a TOML file, with `key=value` settings put over it.
 
     A dotted key reaches into tables; an item of a list is named by its `name` or number, as in
@@ -222,8 +229,9 @@ def _checked(recipe: Found, doing: str) -> Found:
         raise ConfigError(f"{doing}: two stages have one name: {', '.join(names)}. Give each its own.")
     if recipe.init and recipe.model:
         raise ConfigError(f"{doing}: found both init and [model]. A codec to start from has its sizes.")
-    if isinstance(recipe, Xcodec2Recipe) and recipe.init and recipe.semantic:
-        raise ConfigError(f"{doing}: found both init and semantic. A codec to start from has its own.")
+    for name in ("semantic", "vocoder"):
+        if recipe.init and getattr(recipe, name, None):
+            raise ConfigError(f"{doing}: found both init and {name}. A codec to start from has its own.")
     for stage in recipe.stages:
         if problem := _problem(recipe, stage):
             raise ConfigError(f"{doing}: stage '{stage.name}' {problem}.")

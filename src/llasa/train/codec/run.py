@@ -25,7 +25,7 @@ from llasa.train import run as runs
 from llasa.train.codec import panel, roundtrip
 from llasa.train.codec.crops import Crops, Material, Shape, gather, whole, write_rejects
 from llasa.train.codec.panel import Panel, draw_report
-from llasa.train.codec.recipe import Recipe, Stage, Xcodec2Recipe
+from llasa.train.codec.recipe import AnyRecipe, CompactRecipe, Stage, Xcodec2Recipe
 from llasa.train.codec.roundtrip import RoundTrip, measure
 from llasa.train.group import join_group, own_device, wait_for_all
 from llasa.train.loop import Plan, Task, fit
@@ -52,7 +52,7 @@ class Trainee(Protocol):
         ...
 
 
-def train(recipe: Recipe, changed_ok: bool = False) -> RoundTrip | None:
+def train(recipe: AnyRecipe, changed_ok: bool = False) -> RoundTrip | None:
     """Run all stages, write the codec and return its round trip of held-out clips.
 
     changed_ok: go on although the recipe or its data are not what the run began with.
@@ -82,11 +82,10 @@ def train(recipe: Recipe, changed_ok: bool = False) -> RoundTrip | None:
     return listen.finish(_save(trainee, out / "codec"))
 
 
-def _facts(recipe: Recipe, material: Material) -> dict[str, object]:
+def _facts(recipe: AnyRecipe, material: Material) -> dict[str, object]:
     """Return all that decides what is learnt."""
-    folders = {"init": recipe.init}
-    if isinstance(recipe, Xcodec2Recipe):
-        folders |= {"semantic": recipe.semantic, "perceptual": recipe.perceptual}
+    names = ("init", "vocoder", "semantic", "perceptual")
+    folders = {name: getattr(recipe, name, None) for name in names}
     hashes = {
         name: sha256(sorted(Path(folder).glob("*.safetensors"))) for name, folder in folders.items() if folder
     }
@@ -94,18 +93,18 @@ def _facts(recipe: Recipe, material: Material) -> dict[str, object]:
     return {"recipe": said, "data": material.digest, "phones": material.phones, "weights": hashes}
 
 
-def _trainee(recipe: Recipe, material: Material, device: torch.device) -> Trainee:
-    if isinstance(recipe, Xcodec2Recipe):
-        from llasa.train.codec.xcodec2 import Xcodec2Trainee
+def _trainee(recipe: AnyRecipe, material: Material, device: torch.device) -> Trainee:
+    if isinstance(recipe, CompactRecipe):
+        from llasa.train.codec.compact import CompactTrainee
 
-        return Xcodec2Trainee(recipe, device)
-    from llasa.train.codec.compact import CompactTrainee
+        return CompactTrainee(recipe, material.phones, device)
+    from llasa.train.codec.xcodec2 import Xcodec2Trainee
 
-    return CompactTrainee(recipe, material.phones, device)
+    return Xcodec2Trainee(recipe, device)
 
 
 def _run_stage(
-    recipe: Recipe, number: int, material: Material, trainee: Trainee, listen: "_Listener", rank: int
+    recipe: AnyRecipe, number: int, material: Material, trainee: Trainee, listen: "_Listener", rank: int
 ) -> None:
     stage, phones = recipe.stages[number], material.phones
     shape, seed = trainee.shape(stage), f"{recipe.seed} {stage.name}"
@@ -158,7 +157,7 @@ class _Watched:
 class _Listener:
     """Measures round trips of held-out clips while a run goes on, and at its end."""
 
-    def __init__(self, recipe: Recipe, material: Material, trainee: Trainee, out: Path) -> None:
+    def __init__(self, recipe: AnyRecipe, material: Material, trainee: Trainee, out: Path) -> None:
         self.recipe, self.material, self.trainee, self.out = recipe, material, trainee, out
         self._recognizer: Recognizer | None = None
 
@@ -196,6 +195,7 @@ class _Listener:
         begun = self.recipe.stages[: number + 1]
         return (
             self.recipe.init is not None
+            or getattr(self.recipe, "vocoder", None) is not None
             or isinstance(self.recipe, Xcodec2Recipe)
             or any("vocoder" in stage.train for stage in begun)
         )
