@@ -1,7 +1,6 @@
 """Italian sentences to learn from: Debian's texts and templates, filtered, one a line, as they are said.
 
-Output: `train.txt` and `heldout.txt`, no sentence in both, and `english.txt`, so that English is not
-forgotten. Needs the Debian packages that `recipes/italian.sh` names.
+Output: `train.txt` and `heldout.txt`, no sentence in both. Needs Debian packages: see `recipes/italian.sh`.
 """
 
 import argparse
@@ -15,21 +14,7 @@ from llasa.errors import InputError
 from llasa.text.italian import TONGUE
 from llasa.text.normalize import normalize
 
-PACKAGES = "apt-get install fortunes fortunes-it debian-faq-it debian-reference-it"
-ENGLISH_FORTUNES = Path("usr/share/games/fortunes")
-ENGLISH_CHOSEN = (
-    "art",
-    "education",
-    "food",
-    "literature",
-    "medicine",
-    "news",
-    "people",
-    "riddles",
-    "science",
-    "wisdom",
-    "work",
-)
+PACKAGES = "apt-get install fortunes-it debian-faq-it debian-reference-it"
 FORTUNES = Path("usr/share/games/fortunes/it")
 CHOSEN = ("italia", "definizioni", "formiche", "leggi", "norm", "computer", "zuse", "itatrek", "luke")
 MANUALS = (
@@ -161,26 +146,18 @@ def documents(root: Path) -> Iterator[str]:
         yield from sentences(gzip.decompress((root / path).read_bytes()).decode("utf-8", "replace"))
 
 
-def english(root: Path) -> Iterator[str]:
-    """Yield the sentences of Debian's English fortunes under `root`."""
-    for name in ENGLISH_CHOSEN:
-        path = root / ENGLISH_FORTUNES / name
-        yield from sentences(path.read_text(encoding="utf-8", errors="replace").replace("\b", ""))
-
-
-def usable(lines: Iterable[str], seen: set[str], language: str = "it") -> Iterator[str]:
+def usable(lines: Iterable[str], seen: set[str]) -> Iterator[str]:
     """Yield what is said of those lines that are whole sentences of 3 to 16 words, each once."""
-    own, foreign = (ITALIAN, ENGLISH) if language == "it" else (ENGLISH, ITALIAN - {"a", "i", "come", "per"})
     for line in lines:
         if BLOCKED.search(line) or not re.fullmatch(r"[A-ZÈ][\w\s,.;:'!?%€ºàèéìòù-]{8,110}[.!?]", line):
             continue
         try:
-            normal = normalize(line, language)
+            normal = normalize(line, "it")
         except InputError:
             continue
         words = [word.strip(",.?!") for word in normal.words]
         odd = (len(word) == 1 and word not in "aeioè" for word in words)
-        mixed = not own & set(words) or foreign & set(words)
+        mixed = not ITALIAN & set(words) or ENGLISH & set(words)
         if normal.dropped or not 3 <= len(words) <= 16 or mixed or any(odd):
             continue
         if normal.text not in seen:
@@ -195,10 +172,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("/"), help="where the Debian packages are unpacked")
     parser.add_argument("--templates", type=int, default=3000)
     parser.add_argument("--heldout", type=int, default=200)
-    parser.add_argument("--english", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    needed = (FORTUNES, *MANUALS, *(ENGLISH_FORTUNES / name for name in ENGLISH_CHOSEN))
+    needed = (FORTUNES, *MANUALS)
     missing = [str(path) for path in needed if not (args.root / path).exists()]
     if missing:
         raise SystemExit(f"Reading Debian's texts: {', '.join(missing)} not found. {PACKAGES}")
@@ -209,14 +185,8 @@ def main() -> None:
     }
     lines = [line for part in found.values() for line in part]
     random.Random(args.seed).shuffle(lines)
-    other = list(usable(english(args.root), set(), "en"))
-    random.Random(args.seed).shuffle(other)
     args.folder.mkdir(parents=True, exist_ok=True)
-    parts = {
-        "heldout": lines[: args.heldout],
-        "train": lines[args.heldout :],
-        "english": other[: args.english],
-    }
+    parts = {"heldout": lines[: args.heldout], "train": lines[args.heldout :]}
     for name, part in parts.items():
         (args.folder / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
     print(", ".join(f"{name}: {len(part)}" for name, part in found.items()), f"; {len(lines)} in all")
