@@ -224,3 +224,18 @@ def test_what_is_no_transcript_is_no_verdict(heard: list[object], monkeypatch: p
     monkeypatch.setattr(told, "transcribe", lambda audio: heard)
     with pytest.raises(ScorerError, match="Give a Transcript"):
         ErrorRate(told, Reader()).score([candidate("hello")])
+
+
+def test_the_tanh_of_the_grpo_papers() -> None:
+    heard = "the cat sat on the red"  # one word of seven
+    found = score(heard, shape="tanh", scale=1 / 3)
+    assert found.value == pytest.approx(1 - np.tanh(3 / 7)) and found.measures["wer"] == pytest.approx(1 / 7)
+    assert score(heard, scale=1 / 3).value == pytest.approx(np.exp(-3 / 7))
+    assert score(TEXT, shape="tanh").value == 1
+    assert 0 <= score(" ".join([TEXT] * 40), shape="tanh").value < 1e-6
+
+
+def test_another_shape_is_refused() -> None:
+    parts = Parts(CompactCodec.random(), READER, lambda name: Told(""))
+    with pytest.raises(ConfigError, match="shape"):
+        load_scorer("wer", {"shape": "square"}, parts)

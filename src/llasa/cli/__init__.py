@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from llasa.cli import calibrate, codec, diagnose, doctor, export, prepare, say, train, voice
+from llasa.cli import calibrate, codec, diagnose, doctor, evaluate, export, prepare, say, serve, train, voice
 from llasa.cli.terminal import examples, note, quieten
 from llasa.errors import EngineError, Interrupted, LlasaError, MissingExtra, ScorerError
 
@@ -30,8 +30,10 @@ app.add_typer(codec.app)
 app.add_typer(export.app)
 app.command(epilog=prepare.EPILOG)(prepare.prepare)
 app.add_typer(train.app)
+app.add_typer(evaluate.app)
 app.command(epilog=calibrate.EPILOG)(calibrate.calibrate)
 app.command(epilog=diagnose.EPILOG)(diagnose.diagnose)
+app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 

@@ -34,7 +34,7 @@ def check_ready(path: str | PathLike[str]) -> None:
         ConfigError, MissingExtra: as `write`.
     """
     check_target(Path(path).resolve())
-    _figure()
+    empty_figure()
 
 
 def page(findings: Findings) -> str:
@@ -43,15 +43,10 @@ def page(findings: Findings) -> str:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     plots = [(spread, Markup(_plot(spread))) for spread in findings.spreads]  # our own SVG
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shown"] = shown
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    template = template_of(_TEMPLATE)
     order = {"bad": 0, "look": 1, "good": 2}
     checks = sorted(findings.checks, key=lambda check: order[check.verdict])
     return template.render(findings=findings, checks=checks, plots=plots, words=_WORDS)
@@ -59,7 +54,7 @@ def page(findings: Findings) -> str:
 
 def _plot(spread: Spread) -> str:
     """Return a histogram as SVG."""
-    figure = _figure()
+    figure = empty_figure()
     axes = figure.subplots()
     axes.stairs(spread.counts, spread.edges, fill=True, color=_COLOUR)
     axes.axvline(spread.quantiles["50"], color=_MEDIAN, linewidth=1)
@@ -67,15 +62,36 @@ def _plot(spread: Spread) -> str:
     axes.tick_params(labelsize=7)
     axes.set_ylabel("clips", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def template_of(path: Path) -> Any:
+    """Return the jinja2 template in a file; what is put into it is escaped, and `shown` is a filter."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shown"] = shown
+    return environment.from_string(path.read_text(encoding="utf-8"))
+
+
+def svg(figure: Any) -> str:
+    """Return a figure as an SVG element."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     drawn = file.getvalue()
     return drawn[drawn.index("<svg") :]  # without the XML declaration
 
 
-def _figure() -> Any:
+def empty_figure(width: float = 3.6, height: float = 2.2) -> Any:
+    """Return a figure to draw on, inches.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("Drawing a report", "matplotlib", "train") from error
-    return Figure(figsize=(3.6, 2.2), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")

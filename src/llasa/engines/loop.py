@@ -11,7 +11,8 @@ import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -148,6 +149,15 @@ class StepLoop:
             self._waiting.append(request)
             self._work.notify()
         return request
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let what is submitted inside, and nothing earlier, wait until all of it is there.
+
+        Rounding depends on who shares a step: requests that begin in the same one repeat bit for bit.
+        """
+        with self._work:
+            yield
 
     def forget(self) -> None:
         """Drop all that depends on weights, while nothing is in flight.

@@ -65,6 +65,7 @@ BUILT_IN = {
     "repetition": "llasa.scorers.checks:Repetition",
     "ending": "llasa.scorers.checks:Ending",
     "duration": "llasa.scorers.checks:Duration",
+    "copied": "llasa.scorers.copied:Copied",
     "silence": "llasa.scorers.sound:Silence",
     "clipping": "llasa.scorers.sound:Clipping",
     "noise": "llasa.scorers.sound:Noise",
@@ -73,8 +74,11 @@ BUILT_IN = {
     "similarity": "llasa.scorers.similarity:Similarity",
     "naturalness": "llasa.scorers.naturalness:Naturalness",
     "emotion": "llasa.scorers.emotion:Emotion",
+    "manner": "llasa.scorers.manner:Manner",
     "wer": "llasa.scorers.wer:ErrorRate",
     "nll": "llasa.scorers.likelihood:Likelihood",
+    "coverage": "llasa.scorers.coverage:Coverage",
+    "hangup": "llasa.scorers.hangup:HangUp",
     "lm": "llasa.scorers.likelihood:ModelLikelihood",
 }
 

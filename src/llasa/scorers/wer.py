@@ -6,6 +6,7 @@ The comparing normaliser is `text.reading`; its version goes into reports.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rapidfuzz.distance import Levenshtein
 
@@ -15,6 +16,8 @@ from llasa.recognizers.base import Recognizer, TextForm, Transcript
 from llasa.scorers.base import SMALL_MODEL, Cost, Scale
 from llasa.scorers.sounds import sound_of
 from llasa.text.reading import Reader, ReadWord, Unit, tokens_of
+
+Shape = Literal["exp", "tanh"]
 
 UNITS: dict[TextForm, Unit] = {"phones": "phones", "characters": "characters", "written": "words"}
 RATES: dict[Unit, str] = {"phones": "per", "characters": "cer", "words": "wer"}
@@ -135,6 +138,7 @@ class ErrorRate:
         scale: Scale = 0.25,
         cost: Cost = SMALL_MODEL,
         name: str = "wer",
+        shape: Shape = "exp",
     ) -> None:
         """Take what listens and what reads.
 
@@ -142,6 +146,8 @@ class ErrorRate:
             unit: what is counted; None: phones, characters or words as the recogniser hears them.
             scale: the rate that is worth 1/e: value = exp(-rate / scale).
             cost: `scorers.base.LARGE_MODEL` for a recogniser that is large or far away.
+            shape: `tanh`: value = 1 - tanh(rate / scale); at a scale of 1/3 that of arXiv 2509.18798. A few
+                errors cost the same, many hardly differ.
 
         Raises:
             ConfigError: the recogniser does not hear such units, or the reader cannot read them.
@@ -152,6 +158,7 @@ class ErrorRate:
         self.scale = scale
         self.cost = cost
         self.name = name
+        self.shape: Shape = shape
         reader.heard("", recognizer.text_form, self.unit)
         reader("a", self.unit)
 
@@ -178,7 +185,7 @@ class ErrorRate:
         found = compare(words, tokens)
         rate = found.errors / max(1, len(tokens if unfinished else tokens_of(words))) if tokens else 1.0
         measures = {RATES[self.unit]: rate, **self._words(words, found)}
-        return Score(math.exp(-rate / self.scale), measures, f"heard: {transcript.text}")
+        return Score(_worth(rate / self.scale, self.shape), measures, f"heard: {transcript.text}")
 
     def _words(self, words: Sequence[ReadWord], found: Comparison) -> dict[str, float]:
         missed = sum(is_missed(*pair, self.unit) for pair in zip(words, found.matches, strict=True))
@@ -190,3 +197,7 @@ class ErrorRate:
             "missed_words": float(missed),
             "added_words": added * len(words) / max(1, len(tokens_of(words))),
         }
+
+
+def _worth(scaled: float, shape: Shape) -> float:
+    return 1 - math.tanh(scaled) if shape == "tanh" else math.exp(-scaled)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
 from rich.console import Console
@@ -34,10 +34,18 @@ from llasa.errors import LlasaError
 from llasa.scorers.wer import ErrorRate
 from llasa.spoken import Spoken, concatenated
 from llasa.synthesizer import Synthesizer
-from llasa.train.rows import Batches
 from llasa.train.start import with_model
 
 PLOTTED = ("loss", "eval_held_loss", "eval_other_voice_loss", "sample_wer")
+PREFERRED = tuple(f"{kind}rewards/{name}" for kind in ("", "eval_") for name in ("accuracies", "margins"))
+
+
+class Counted(Protocol):
+    """Batches of a known size."""
+
+    def tokens(self, index: int) -> int:
+        """Return the ids of a batch that are no padding."""
+        ...
 
 
 class SamplesBlock(BaseModel):
@@ -120,7 +128,7 @@ def _write(spoken: Sequence[Spoken], path: Path) -> list[Path]:
 class Panel(TrainerCallback):
     """Shows the run on standard error, and keeps `metrics.jsonl` and `metrics.png` in its folder."""
 
-    def __init__(self, folder: Path, batches: Batches, speaker: Speaker | None) -> None:
+    def __init__(self, folder: Path, batches: Counted, speaker: Speaker | None) -> None:
         self.folder, self.batches, self.speaker = folder, batches, speaker
         self.trainer: Any = None  # set once it is made; it reports what the panel measures
         self.seen, self.since, self.tokens = 0, time.monotonic(), 0
@@ -131,7 +139,7 @@ class Panel(TrainerCallback):
         self.seen, self.since, self.tokens = state.global_step, time.monotonic(), 0
         if not state.is_world_process_zero:
             return
-        _keep_until(self.folder / "metrics.jsonl", state.global_step)
+        keep_until(self.folder / "metrics.jsonl", state.global_step)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         text = TextColumn("{task.fields[measures]}")
         self.bar = Progress(TextColumn("Training"), *columns, text, console=Console(stderr=True))
@@ -158,7 +166,7 @@ class Panel(TrainerCallback):
         told = control.should_log
         self.trainer.log(measures)
         control.should_log = told  # the library takes what it just logged for this step's own log
-        _to_board(self.trainer, paths, state.global_step)
+        to_board(self.trainer, paths, state.global_step)
         model.train()
         self.since += time.monotonic() - began  # speaking is not training
 
@@ -198,7 +206,7 @@ class Panel(TrainerCallback):
             plot(self.folder / "metrics.jsonl", self.folder / "metrics.png")
 
 
-def _keep_until(metrics: Path, step: int) -> None:
+def keep_until(metrics: Path, step: int) -> None:
     """Take out what a killed run measured after the step it goes on from, and a line that it only began."""
     if metrics.is_file():
         kept = [line for line in metrics.read_text("utf-8").splitlines() if _step(line) <= step]
@@ -213,11 +221,11 @@ def _step(line: str) -> float:
 
 
 def _is_shown(key: str, value: Any) -> bool:
-    known = (*PLOTTED, "tokens_per_s", "sample_failures", "learning_rate")
+    known = (*PLOTTED, *PREFERRED, "tokens_per_s", "sample_failures", "learning_rate")
     return key in known and isinstance(value, int | float)
 
 
-def _to_board(trainer: Any, paths: Sequence[Path], step: int) -> None:
+def to_board(trainer: Any, paths: Sequence[Path], step: int) -> None:
     """Give sounds to TensorBoard, if the run reports to it."""
     boards = [one for one in trainer.callback_handler.callbacks if isinstance(one, TensorBoardCallback)]
     for board in (one.tb_writer for one in boards if one.tb_writer is not None):

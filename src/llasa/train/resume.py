@@ -45,7 +45,7 @@ def train(trainer: Trainer, folder: Path) -> None:
     trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    except _Done:
+    except Done:
         trainer.is_in_train = False
         if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
             trainer._load_best_model()  # the library does it after the last step only
@@ -58,8 +58,8 @@ def train(trainer: Trainer, folder: Path) -> None:
         trainer.remove_callback(callback)
 
 
-class _Done(Exception):
-    """The checkpoint that was loaded is the last one; the library would take a step more."""
+class Done(Exception):
+    """Nothing is left to do after the checkpoint that was loaded; the library would take a step more."""
 
 
 def newest_complete(folder: Path) -> Path | None:
@@ -152,7 +152,7 @@ class Callback(TrainerCallback):
     ) -> None:
         """Begin to watch, unless there is nothing left to do."""
         if state.global_step >= state.max_steps:
-            raise _Done
+            raise Done
         self._keep, args.save_total_limit = args.save_total_limit or self._keep, None
         self._seen = deque(maxlen=args.gradient_accumulation_steps)
         self._watch = kwargs["model"].register_forward_pre_hook(self._note, with_kwargs=True)

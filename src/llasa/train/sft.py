@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,14 +23,14 @@ from llasa.data.index import Split
 from llasa.data.packing import cut
 from llasa.data.rejects import Reject
 from llasa.data.shards import Shards
-from llasa.device import chosen_device, chosen_dtype, fastest_dtype
+from llasa.device import chosen_device, fastest_dtype
 from llasa.errors import ConfigError
-from llasa.export.hf import Changes, export_hf
 from llasa.train.chat import ChatBlock, chat_rows
 from llasa.train.lora import adapted
 from llasa.train.loss import in_chunks
 from llasa.train.panel import Panel, SamplesBlock, Speaker
 from llasa.train.preflight import Report, check, preflight
+from llasa.train.result import write_result
 from llasa.train.rows import Batches, Corpus, Example, Rows, RowsBlock, Share, tensors
 from llasa.train.run import start
 from llasa.train.start import Start, starting_bundle
@@ -304,21 +304,11 @@ class _Run:
 
     def _write(self, trainer: Any) -> Path:
         """Write the trained weights, and the bundle that speaks with them."""
-        from llasa.engines.weights import load_model
-
-        place = self.out / ("adapter" if self.recipe.lora is not None else "lm")
         trainer.model.config.use_cache = True
-        trainer.save_model(str(place))
-        if self.args.process_index == 0:
-            changes = Changes(name=self.recipe.name)
-            if self.recipe.lora is not None:
-                changes = replace(changes, adapter=place)
-            else:
-                model = load_model(place, chosen_dtype(self.recipe.dtype, torch.device("cpu")))
-                model.save_pretrained(place)
-                changes = replace(changes, lm=place)
-            export_hf(self.bundle, self.out / "bundle", changes, force=True)
-        return self.out / "bundle"
+        recipe = self.recipe
+        return write_result(
+            trainer, self.bundle, self.out, recipe.lora is not None, recipe.name, recipe.dtype
+        )
 
 
 def held_out(rows: Rows, other: bool) -> list[Example]:

@@ -2,7 +2,7 @@
 
 import typer
 
-from llasa.cli.train import codec, letters, recognizer, sft
+from llasa.cli.train import codec, dpo, grpo, letters, recognizer, sft
 
 app = typer.Typer(
     name="train",
@@ -11,6 +11,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(epilog=sft.EPILOG)(sft.sft)
+app.command(epilog=grpo.EPILOG)(grpo.grpo)
+app.command(epilog=dpo.EPILOG)(dpo.dpo)
 app.command(epilog=codec.EPILOG)(codec.codec)
 app.command(epilog=recognizer.EPILOG)(recognizer.recognizer)
 app.command(epilog=letters.EPILOG)(letters.letters)

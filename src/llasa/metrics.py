@@ -1,0 +1,240 @@
+"""Measures of many sentences at once, with intervals: error rates, trends over length, paired changes.
+
+Needs numpy only. Must not know: scorers, recognisers, how anything was spoken.
+Shapes: S sentences said, K columns of what was measured of each; a statistic turns [S, K] into a number.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from llasa.errors import InputError
+
+Statistic = Callable[[np.ndarray], float]
+Groups = Sequence[Hashable]
+
+CONFIDENCE = 0.95
+DRAWS = 1000
+SHORT, LONG = 5, 95  # percentiles of length that a trend is told between
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measure of a sample, and the interval in which that of all such sentences likely lies."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A weighted mean of what could be measured. missing: how many values were no number."""
+
+    value: float
+    missing: int
+
+
+def error_rate(errors: ArrayLike, tokens: ArrayLike, most: float = math.inf) -> float:
+    """Return all errors over all tokens to be said: a long sentence counts for more than a short one.
+
+    Args:
+        errors: [S], changed, missing and added tokens of each sentence. NaN: nothing was said that could be
+            heard, and all its tokens count as wrong.
+        tokens: [S], to be said, above 0.
+        most: errors a token that one sentence counts for at most. Infinite is the usual rate; with 1, a
+            sentence that goes round in circles is as bad as one that was not said, and no worse.
+
+    Raises:
+        InputError: there is no sentence, one without tokens, or the two differ in length.
+    """
+    wrong, wanted = _columns("Counting errors", errors, tokens)
+    if (wanted <= 0).any():
+        raise InputError("Counting errors: found a sentence without tokens. Leave it out.")
+    return float(np.minimum(np.where(np.isnan(wrong), wanted, wrong), most * wanted).sum() / wanted.sum())
+
+
+def weighted_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Mean:
+    """Return the mean of the values that are numbers, NaN if none is, and how many are not.
+
+    Args:
+        values: [S]. weights: [S], at least 0; all alike if None.
+
+    Raises:
+        InputError: there is no value, a weight is negative, or the two differ in length.
+    """
+    found, shares = _columns("Averaging", values, np.ones(np.size(values)) if weights is None else weights)
+    if (shares < 0).any():
+        raise InputError("Averaging: found a weight below 0. Give weights of at least 0.")
+    known = np.isfinite(found)
+    total = shares[known].sum()
+    mean = float((found[known] * shares[known]).sum() / total) if total else math.nan
+    return Mean(mean, int((~known).sum()))
+
+
+def trend(lengths: ArrayLike, rates: ArrayLike, ends: tuple[float, float] | None = None) -> float:
+    """Return by what share a rate changes from short texts to long ones: 0.05 is 5 % faster.
+
+    A line through the logarithms of the rates, which no few outliers can turn; what is no number is left
+    out. NaN where fewer than two lengths are left.
+
+    Args:
+        lengths, rates: [S], rates above 0.
+        ends: the two lengths; the 5th and the 95th percentile of those given if None.
+
+    Source: the line is of H. Theil (1950) and P. K. Sen (1968), the median slope of all pairs.
+    """
+    along, said = _columns("Finding a trend", lengths, rates)
+    known = np.isfinite(along) & np.isfinite(said) & (said > 0)
+    short, long = ends or span(along)
+    along, logs = along[known], np.log(said[known])
+    first, second = np.triu_indices(len(along), 1)
+    run = along[second] - along[first]
+    apart = run != 0
+    if not apart.any():
+        return math.nan
+    slope = np.median((logs[second] - logs[first])[apart] / run[apart])
+    return float(np.expm1(slope * (long - short)))
+
+
+def span(lengths: ArrayLike) -> tuple[float, float]:
+    """Return the 5th and the 95th percentile of lengths [S]."""
+    short, long = np.percentile(np.asarray(lengths, float), (SHORT, LONG))
+    return float(short), float(long)
+
+
+def trend_estimate(
+    lengths: ArrayLike, rates: ArrayLike, groups: Groups | None = None, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Return `trend` with its interval; of the ratio of two rates it tells how the one's trend differs."""
+    along, said = _columns("Finding a trend", lengths, rates)
+    ends = span(along)
+    rows = np.stack([along, said], axis=1)
+    return bootstrap(lambda some: trend(some[:, 0], some[:, 1], ends), rows, groups, confidence)
+
+
+def bootstrap(
+    statistic: Statistic,
+    rows: ArrayLike,
+    groups: Groups | None = None,
+    confidence: float = CONFIDENCE,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """Return a statistic with the interval of it over samples drawn from the sample.
+
+    Args:
+        statistic: of rows [S, K]; where it is NaN of a drawn sample, that sample is left out.
+        rows: [S, K].
+        groups: [S]; rows of one group, such as takes of one text, are drawn together. Each its own if None.
+        confidence: share of the drawn samples that the interval holds.
+
+    Raises:
+        InputError: there is no row, or not one group a row.
+
+    Source: B. Efron, *Bootstrap methods* (1979), the percentile interval.
+    """
+    table = _table(rows)
+    found = [statistic(table[places]) for places in _drawn(table, groups, draws, seed)]
+    return _estimate(statistic(table), found, confidence)
+
+
+def paired(
+    statistic: Statistic,
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: Groups | None = None,
+    confidence: float = CONFIDENCE,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """Return by how much a statistic grew, with its interval; both sides are drawn together.
+
+    Args:
+        before, after: [S, K], the same sentences in the same order. For the rest see `bootstrap`.
+
+    Raises:
+        InputError: as `bootstrap`, or the two differ in shape.
+    """
+    old, new = _alike(before, after)
+    found = [statistic(new[places]) - statistic(old[places]) for places in _drawn(old, groups, draws, seed)]
+    return _estimate(statistic(new) - statistic(old), found, confidence)
+
+
+def permutation_test(
+    statistic: Statistic,
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: Groups | None = None,
+    draws: int = 10 * DRAWS,
+    seed: int = 0,
+) -> float:
+    """Return how likely a change this large is, either way, if the two sides do not differ: a p-value.
+
+    Each sentence's two sides are swapped or not, at random. Arguments and errors as for `paired`.
+
+    Source: R. A. Fisher, *The design of experiments* (1935); E. W. Noreen (1989) for error rates.
+    """
+    old, new = _alike(before, after)
+    random, owners = np.random.default_rng(seed), _owners(old, groups)
+    seen, as_large = abs(statistic(new) - statistic(old)), 0
+    for _ in range(draws):
+        swapped = (random.random(owners.max() + 1) < 0.5)[owners][:, None]
+        change = statistic(np.where(swapped, old, new)) - statistic(np.where(swapped, new, old))
+        as_large += abs(change) >= seen - 1e-12
+    return (as_large + 1) / (draws + 1)
+
+
+def _drawn(table: np.ndarray, groups: Groups | None, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the places of the rows of each drawn sample."""
+    owners = _owners(table, groups)
+    members = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
+    random, alone = np.random.default_rng(seed), len(members) == len(table)
+    for _ in range(draws):
+        chosen = random.integers(0, len(members), len(members))
+        yield chosen if alone else np.concatenate([members[number] for number in chosen])
+
+
+def _owners(table: np.ndarray, groups: Groups | None) -> np.ndarray:
+    """Return the number of each row's group [S], from 0."""
+    if groups is None:
+        return np.arange(len(table))
+    if len(groups) != len(table):
+        found = f"{len(groups)} groups for {len(table)} rows"
+        raise InputError(f"Drawing samples: found {found}. Name one group a row.")
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return np.array([numbers[group] for group in groups])
+
+
+def _estimate(value: float, found: Sequence[float], confidence: float) -> Estimate:
+    known = np.array([one for one in found if math.isfinite(one)])
+    if not len(known):
+        return Estimate(value, math.nan, math.nan)
+    low, high = np.percentile(known, (50 - 50 * confidence, 50 + 50 * confidence))
+    return Estimate(float(value), float(low), float(high))
+
+
+def _table(rows: ArrayLike) -> np.ndarray:
+    table = np.asarray(rows, float)
+    table = table[:, None] if table.ndim == 1 else table
+    if not len(table):
+        raise InputError("Drawing samples: found no row. Give at least one.")
+    return table
+
+
+def _alike(before: ArrayLike, after: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    old, new = _table(before), _table(after)
+    if old.shape != new.shape:
+        found = f"{old.shape} and {new.shape}"
+        raise InputError(f"Comparing pairs: found tables of {found}. Give the same sentences on both sides.")
+    return old, new
+
+
+def _columns(doing: str, first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    one, other = np.asarray(first, float), np.asarray(second, float)
+    if one.shape != other.shape or one.ndim != 1 or not len(one):
+        raise InputError(f"{doing}: found columns of {one.shape} and {other.shape}. Give two of one length.")
+    return one, other

@@ -1,0 +1,111 @@
+"""What is checked of every request before anything else sees it: where to, from where, by whom, how large.
+
+Must not know: routes, what is served.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
+
+from llasa.serve.replies import refusal
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Who may ask. hosts: what the Host header may say, without a port. key: that must be sent, if any.
+
+    largest: bytes of a body. body_s: how long it may take to come.
+    """
+
+    hosts: tuple[str, ...] = LOOPBACK
+    key: str | None = None
+    largest: int = 20 << 20
+    body_s: float = 30.0
+
+
+class Guard:
+    """An application around another one, which then sees whole, bounded and permitted requests only."""
+
+    def __init__(self, app: App, rules: Rules) -> None:
+        self._app, self._rules = app, rules
+        self._key = sha256(rules.key.encode()).digest() if rules.key else None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":  # there are no other routes
+            return await self._app(scope, receive, send)
+        headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        refused = self._refused(headers)
+        if refused is not None:
+            return await refused(scope, receive, send)
+        try:
+            async with asyncio.timeout(self._rules.body_s):
+                body = await self._body(receive)
+        except TimeoutError:
+            late = refusal(408, "a request that did not come whole in time", "Send it again", "timeout")
+            return await late(scope, receive, send)
+        except ConnectionError:
+            return None
+        if body is None:
+            return await self._too_large()(scope, receive, send)
+        return await self._app(scope, _replayed(body, receive), send)
+
+    def _refused(self, headers: dict[bytes, str]) -> App | None:
+        rules = self._rules
+        host = _name(headers.get(b"host", ""))
+        if host not in rules.hosts:
+            # A page whose name was made to point here would say its own name.
+            return refusal(403, "an unknown Host", "Call the service by a name it was started with", "host")
+        origin = headers.get(b"origin")
+        if origin is not None and _name(urlsplit(origin).netloc) not in rules.hosts:
+            return refusal(403, "a page of another site", "Ask from a program", "origin")
+        if self._key is not None:
+            given = headers.get(b"authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(sha256(given.encode()).digest(), self._key):
+                return refusal(401, "no key, or a wrong one", "Send it as a bearer token", "key")
+        size = headers.get(b"content-length", "0")  # a number: the server sees to that
+        return self._too_large() if len(size) > 12 or int(size) > rules.largest else None
+
+    def _too_large(self) -> App:
+        todo = f"Send {self._rules.largest} bytes at most"
+        return refusal(413, "a body that is too large", todo, "too_large")
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """Return the whole body, None as soon as it is too large; ConnectionError: the client is gone."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionError("hung up")
+            body += message.get("body", b"")
+            if len(body) > self._rules.largest:
+                return None
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+def _name(netloc: str) -> str:
+    """Return a host without its port."""
+    name, colon, port = netloc.rpartition(":")
+    return (name if colon and port.isdecimal() else netloc).lower()
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return what gives the body once, and then what else there is, such as that the client is gone."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return left.pop() if left else await receive()
+
+    return replay

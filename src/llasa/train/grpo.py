@@ -1,0 +1,299 @@
+"""Reinforcement learning of a language model by the judge that search uses: a recipe to a bundle that talks.
+
+TRL's GRPOTrainer does the training, as it is; here is what it is given. Shao et al., DeepSeekMath (GRPO).
+"""
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, Field
+
+from llasa import config
+from llasa.bundle import Bundle, load_bundle
+from llasa.device import chosen_device, fastest_dtype
+from llasa.engines.native import NativeEngine
+from llasa.engines.weights import load_model
+from llasa.errors import ConfigError, MissingExtra
+from llasa.export.hf import Changes, export_hf
+from llasa.judge import JudgeBlock, build_judge
+from llasa.prompt import SPEECH_END
+from llasa.remote_judge import RemoteBlock, build_remote
+from llasa.synthesizer import Synthesizer
+from llasa.train import reward
+from llasa.train.board import Board
+from llasa.train.guards import GuardBlock, Guards
+from llasa.train.logprobs import share_prompts
+from llasa.train.panel import SamplesBlock
+from llasa.train.policy import check_head, lora_config, speaking_with, speech_only
+from llasa.train.prompts import Prompts, read_texts
+from llasa.train.result import write_result
+from llasa.train.rollout import Roller
+from llasa.train.run import start
+from llasa.train.scoring import Judging, check_judge
+from llasa.train.sft import SHARDED
+from llasa.train.verdicts import Verdicts
+from llasa.weights import sha256
+
+DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-5, "beta": 0.04, "num_generations": 8,
+    "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4,
+    "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.03, "max_grad_norm": 1.0,
+    "logging_steps": 1, "save_steps": 50, "save_total_limit": 2, "report_to": "tensorboard",
+    "gradient_checkpointing": False, "ddp_find_unused_parameters": False,
+}  # fmt: skip
+# What follows from how candidates are drawn; prompts come in an order of ours, which goes on over epochs.
+FIXED: dict[str, Any] = {
+    "remove_unused_columns": False, "shuffle_dataset": False, "disable_tqdm": True, "eval_strategy": "no",
+}  # fmt: skip
+# Ways of drawing that the engine here does not know.
+REFUSED = (
+    "min_p",
+    "generation_kwargs",
+    "use_vllm",
+    "use_transformers_continuous_batching",
+    "cache_implementation",
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Grpo(BaseModel):
+    """A recipe of `llasa train grpo`.
+
+    model: the bundle to start from, a folder or Hub id. codec: of a published model, see `load_bundle`.
+    prompts: a file of one text a line, or a prepared folder. language: of the lines; as for any text if None.
+    voices: names, drawn at random; the bundle's default voice if None, prompts without a voice if empty.
+    remote: services that run the judge. guard: what stops a run and chooses the weights that are kept; the
+    last ones without it. unjudged: share of a step's candidates that may stay without a verdict. out: the
+    run's folder. name: of the new bundle. dtype: of the weights that are written. lora: options of peft's
+    `LoraConfig`. trainer: of TRL's `GRPOConfig`.
+    """
+
+    model_config = config.STRICT
+    model: str
+    codec: str | None = None
+    prompts: str
+    language: str | None = None
+    voices: list[str] | None = None
+    judge: JudgeBlock
+    remote: RemoteBlock | None = None
+    guard: GuardBlock | None = None
+    unjudged: float = Field(default=0.05, ge=0, lt=1)
+    out: str
+    name: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    seed: int = 0
+    lora: dict[str, Any] | None = None
+    samples: SamplesBlock | None = None
+    trainer: dict[str, Any] = Field(default={})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run. bundle: what speaks; None after a dry run. prompts: texts. steps: of the whole run.
+
+    first: whether this is the first of the processes.
+    """
+
+    bundle: Path | None
+    prompts: int
+    steps: int
+    first: bool
+
+
+def read_recipe(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Grpo:
+    """Return the recipe of a TOML file, with `key=value` settings over it; a dotted key reaches into a table.
+
+    Raises:
+        ConfigError: no such file, or a key that is unknown, missing or of a wrong value.
+    """
+    return config.build(Grpo, config.table(path, settings), f"Reading '{path}'")
+
+
+def train(recipe: Grpo, dry_run: bool = False, changed_ok: bool = False) -> Trained:
+    """Train a language model by rewards; called again, a stopped run goes on.
+
+    Args:
+        dry_run: only make all parts and look at the prompts. changed_ok: go on although the recipe or the
+            data changed.
+
+    Raises:
+        ConfigError: the recipe does not fit, or prompts cannot be said: names their rows.
+        BundleError: the model is damaged. MissingExtra: TRL, peft, or what a scorer needs is not installed.
+        ScorerError: too many candidates of a step got no verdict; all is saved, the same call goes on.
+        Interrupted: a signal asked to stop; the same call goes on.
+    """
+    run = _Run(recipe)
+    try:
+        bundle = None if dry_run else run.train(changed_ok)
+    finally:
+        run.engine.close()
+    return Trained(bundle, len(run.prompts.texts), run.args.max_steps, run.args.process_index == 0)
+
+
+def arguments(recipe: Grpo, bundle: Bundle) -> Any:
+    """Return TRL's arguments of a recipe.
+
+    Raises:
+        ConfigError: TRL refuses them, or candidates are not drawn that way here.
+        MissingExtra: TRL is not installed.
+    """
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # of `rollout_func`, whose contract is tested
+    try:
+        from trl.trainer.grpo_config import GRPOConfig
+    except ImportError as error:
+        raise MissingExtra("Training by rewards", "trl", "train") from error
+    doing = "Reading [trainer] of the recipe"
+    if odd := sorted((FIXED.keys() | set(REFUSED)) & recipe.trainer.keys()):
+        raise ConfigError(
+            f"{doing}: found {odd[0]}, which follows from how candidates are drawn. Leave it out."
+        )
+    if any(os.environ.get(name) for name in SHARDED):
+        raise ConfigError(
+            f"{doing}: weights are sharded, and candidates are drawn from whole ones. Use DDP or LoRA."
+        )
+    device = chosen_device(None)
+    own = {
+        "bf16": fastest_dtype(device) is torch.bfloat16, "use_cpu": device.type == "cpu", "seed": recipe.seed,
+        "max_completion_length": bundle.max_length, "output_dir": str(Path(recipe.out) / "checkpoints"),
+    }  # fmt: skip
+    try:
+        args = GRPOConfig(**(DEFAULTS | own | recipe.trainer | FIXED))
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"{doing}: {error}. See TRL's GRPOConfig.") from error
+    return args
+
+
+class _Run:
+    """One run: what draws, what judges, what is learnt, what is written."""
+
+    def __init__(self, recipe: Grpo) -> None:
+        self.recipe, self.out = recipe, Path(recipe.out)
+        bundle = load_bundle(recipe.model, codec=recipe.codec)
+        self.args, self.prompt = arguments(recipe, bundle), bundle.prompt
+        self.lm = bundle.folder / bundle.manifest.lm.path
+        self.model: Any = load_model(self.lm, torch.float32).to(self.args.device)  # pyright: ignore
+        self.head = self.model.get_output_embeddings()
+        speech_only(self.model, self.prompt.allowed_token_ids)
+        self.model.generation_config.eos_token_id = self.prompt.end_id  # what tells TRL an ended completion
+        together = self.args.generation_batch_size // self.args.world_size
+        self.engine = NativeEngine(
+            self.model, max_length=bundle.max_length, concurrency=together, name="policy"
+        )
+        self.bundle = speaking_with(bundle, self.engine)
+        try:
+            self._prepare()
+        except BaseException:
+            self.engine.close()
+            raise
+
+    def _prepare(self) -> None:
+        """Make judge and prompts, and see that all of them can be used."""
+        recipe, args = self.recipe, self.args
+        if args.top_p < 1 or args.top_k > 0:
+            _log.warning("Ids are drawn from fewer than what log-probabilities are told over (top_p, top_k).")
+        sampling = {
+            "temperature": float(args.temperature), "top_p": float(args.top_p), "top_k": max(0, args.top_k),
+            "repetition_penalty": float(args.repetition_penalty), "loop_guard": False, "logprobs": False,
+        }  # fmt: skip
+        texts = read_texts(Path(recipe.prompts), recipe.language)
+        self.prompts = Prompts(self.bundle, texts, recipe.voices, sampling)
+        self.order = self.prompts.order(self._count(), recipe.seed)
+        # Those of a prepared folder have been looked at before, and there may be a million.
+        self.prompts.check(None if Path(recipe.prompts).is_file() else self.order)
+        self.judge = self._judge()
+        check_judge(self.judge, self.prompts.job(self.order[0]).utterance, self.bundle.codec)
+        self.roller = Roller(
+            self.engine, self.prompt.codes, self.prompt.end_id, self.judge, self.prompts.job, recipe.seed
+        )
+
+    def _judge(self) -> Judging:
+        if self.recipe.remote is None:
+            return build_judge(self.recipe.judge, self.bundle.parts)
+        judge = build_remote(self.recipe.remote)
+        judge.check(self.recipe.judge, self.bundle.codec_name)
+        return judge
+
+    def speak(self) -> Synthesizer:
+        """Return what speaks with the weights as they are now, while nothing is in flight."""
+        self.engine.forget()  # fused optimizers leave no trace in weights that they change
+        return Synthesizer(self.bundle)
+
+    def _count(self) -> int:
+        """Return how many prompts the whole run takes, and settle how many steps it has."""
+        args = self.args
+        a_time = args.generation_batch_size // args.num_generations
+        steps = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+        if args.max_steps <= 0:
+            found = math.ceil(len(self.prompts.texts) / a_time * args.num_train_epochs)
+            args.max_steps = max(1, math.ceil(found * steps))
+        return math.ceil(args.max_steps / steps) * a_time
+
+    def facts(self) -> dict[str, Any]:
+        """Return what must not change while a run goes on."""
+        return {
+            "recipe": self.recipe.model_dump(exclude={"out"}),
+            "weights": sha256(sorted(self.lm.glob("*.safetensors"))),
+            "tokenizer": sha256([self.lm / "tokenizer.json"]),
+            "codec": self.bundle.codec_name,
+            "prompts": hashlib.sha256("\n".join(self.order).encode()).hexdigest(),
+            "processes": self.args.world_size,
+        }
+
+    def train(self, changed_ok: bool) -> Path:
+        """Train to the end and return the folder of the new bundle."""
+        from llasa.train import resume
+
+        start(self.out, self.facts(), changed_ok)
+        trainer = self._trainer()
+        resume.train(trainer, self.out / "checkpoints")
+        return self._write(trainer)
+
+    def _trainer(self) -> Any:
+        from datasets import Dataset
+        from transformers import AutoTokenizer, PrinterCallback
+        from trl.trainer.grpo_trainer import GRPOTrainer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.lm, local_files_only=True, trust_remote_code=False)
+        tokenizer.eos_token = SPEECH_END  # what ends a completion
+        board = Board(self.out, self.roller, self.speak, self.recipe.samples)
+        verdicts = Verdicts(self.roller, self.recipe.unjudged, self.out)
+        block = self.recipe.guard
+        self.guards = Guards(block, self.out, self.speak, self.judge) if block else None
+        callbacks = [verdicts, *([self.guards] if self.guards else []), board]
+        try:
+            trainer = GRPOTrainer(
+                self.model, reward.judge, self.args, Dataset.from_dict({"prompt": self.order}),
+                processing_class=tokenizer, callbacks=callbacks, peft_config=lora_config(self.recipe.lora),
+                rollout_func=self.roller,
+            )  # fmt: skip
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(f"Setting up TRL's trainer: {error} Change [trainer] or [lora].") from error
+        trainer.remove_callback(PrinterCallback)  # the board shows it
+        check_head(trainer.accelerator.unwrap_model(trainer.model), self.head)
+        bonus = self.args.use_adaptive_entropy or self.args.entropy_coef != 0
+        share_prompts(self.model, self.args.temperature, entropy_grad=bonus)
+        if trainer.ref_model is not None:
+            reference = trainer.accelerator.unwrap_model(trainer.ref_model)
+            speech_only(reference, self.prompt.allowed_token_ids)
+            share_prompts(reference, self.args.temperature)
+        board.trainer = verdicts.trainer = trainer
+        return trainer
+
+    def _write(self, trainer: Any) -> Path:
+        """Write the weights that the guards chose, or the last ones, and the bundle that speaks with them."""
+        recipe, best = self.recipe, trainer.state.best_model_checkpoint
+        if self.guards is not None and self.guards.chosen == 0:
+            _log.warning("The panel found nothing better than the start: the bundle speaks as it did.")
+            if self.args.process_index == 0:
+                export_hf(self.bundle, self.out / "bundle", Changes(name=recipe.name), force=True)
+            return self.out / "bundle"
+        lora = recipe.lora is not None
+        return write_result(trainer, self.bundle, self.out, lora, recipe.name, recipe.dtype, best)

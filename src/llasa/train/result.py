@@ -1,0 +1,48 @@
+"""What a trainer of transformers leaves: its weights, and the bundle that speaks with them.
+
+Must not know: what was learnt from.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llasa.bundle import Bundle
+from llasa.device import chosen_dtype
+from llasa.engines.weights import load_model
+from llasa.export.hf import Changes, export_hf
+
+STATES = shutil.ignore_patterns(  # of a checkpoint, what is no weights
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state*.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    "complete.json",
+)
+
+
+def write_result(
+    trainer: Any, bundle: Bundle, out: Path, lora: bool, name: str | None, dtype: str, best: str | None = None
+) -> Path:
+    """Write `lm` or `adapter`, and `bundle`, in a run's folder; return the latter.
+
+    Args:
+        bundle: what was begun with. lora: whether an adapter was trained. name: of the new bundle.
+        dtype: of the weights that are written. best: the checkpoint to take; the weights as they are if None.
+    """
+    place = out / ("adapter" if lora else "lm")
+    if best is None:
+        trainer.save_model(str(place))
+    if trainer.args.process_index == 0:
+        if best is not None:
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(best, place, ignore=STATES)
+        if not lora:
+            model: Any = load_model(place, chosen_dtype(dtype, torch.device("cpu")))
+            model.save_pretrained(place)
+        changes = Changes(name=name, adapter=place) if lora else Changes(name=name, lm=place)
+        export_hf(bundle, out / "bundle", changes, force=True)
+    return out / "bundle"

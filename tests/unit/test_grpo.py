@@ -1,0 +1,215 @@
+"""Reinforcement learning from a recipe: what is refused, what is learnt, and that a stopped run goes on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llasa import config
+from llasa.bundle import load_bundle
+from llasa.core import Candidate, Score
+from llasa.errors import ConfigError, InputError, ScorerError
+from llasa.train.grpo import Grpo, _Run, read_recipe, train
+
+LONGEST = 20
+RECIPE = """
+model = "{model}"
+prompts = "{prompts}"
+out = "{out}"
+dtype = "float32"
+[judge]
+truncated = 0.3
+[[judge.scorers]]
+name = "tests.unit.test_grpo:{scorer}"
+[trainer]
+max_steps = 4
+max_completion_length = 20
+num_generations = 4
+per_device_train_batch_size = 4
+gradient_accumulation_steps = 2
+learning_rate = 1e-3
+warmup_steps = 0
+temperature = 1.0
+bf16 = false
+report_to = "none"
+save_steps = 2
+"""
+
+
+class Low:
+    """Likes the lower half of the codes: a taste that every candidate can be a little better in."""
+
+    name, partial, cost = "low", False, 0
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        return [Score(sum(code < 32 for code in one.codes) / len(one.codes)) for one in candidates]
+
+
+class Same(Low):
+    """Likes all alike."""
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        return [Score(0.5) for _ in candidates]
+
+
+class Failing(Low):
+    """Judges the voice that it is tried on, and nothing that is drawn."""
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        if len(candidates[0].codes) <= LONGEST:
+            raise ScorerError("no answer")
+        return super().score(candidates)
+
+
+class Broken(Low):
+    """Judges nothing at all."""
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        raise ScorerError("nobody is there")
+
+
+class Picky(Low):
+    """Has no verdict on every other candidate."""
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        if any(len(one.codes) <= LONGEST and one.codes[0] % 2 for one in candidates):
+            raise InputError("odd")
+        return super().score(candidates)
+
+
+@pytest.fixture
+def make(tiny_bundle, tmp_path):
+    def made(scorer: str = "Low", out: str = "run", lines: str = "the cat\na hat\n", **changes: Any) -> Grpo:
+        (tmp_path / "lines.txt").write_text(lines, encoding="utf-8")
+        (tmp_path / "recipe.toml").write_text(
+            RECIPE.format(
+                model=tiny_bundle, prompts=tmp_path / "lines.txt", out=tmp_path / out, scorer=scorer
+            ),
+            encoding="utf-8",
+        )
+        settings = [f"{key.replace('__', '.')}={config.literal(value)}" for key, value in changes.items()]
+        return read_recipe(tmp_path / "recipe.toml", settings)
+
+    return made
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "lm" / "model.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_reward_on_codes_alone_rises(make, tmp_path):
+    told = train(make(trainer__max_steps=20, trainer__learning_rate=5e-3, judge__truncated=0.0))
+    rows = metrics(tmp_path / "run")
+    rewards = [row["reward"] for row in rows]
+    assert len(rewards) == 20 and sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.05
+    assert all(row["time/step_s"] > 0 and row["time/rollout_s"] > 0 for row in rows)
+    assert told.steps == 20 and told.prompts == 2
+    rolled = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert len(rolled) == 20 * 8 and {one["step"] for one in rolled} == set(range(1, 21))
+    first = [one["reward"] for one in rolled if one["step"] == 1]
+    assert sum(first) / 8 == pytest.approx(rewards[0], abs=1e-6)
+    assert told.bundle is not None and load_bundle(told.bundle).prompt.end_id
+    assert not equal(weights(tmp_path / "run" / "bundle"), weights(Path(make().model)))
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(make, tmp_path):
+    whole = make(out="whole", trainer__save_steps=4)
+    train(whole)
+
+    class Stop(Exception):
+        pass
+
+    run = _Run(make())
+    roll = run.roller.roll
+
+    def until_the_third(prompts, place):
+        if place.step == 3:
+            raise Stop
+        return roll(prompts, place)
+
+    run.roller.roll = until_the_third
+    with pytest.raises(Stop):
+        run.train(False)
+    run.engine.close()
+    train(make())
+    assert equal(weights(tmp_path / "run" / "bundle"), weights(tmp_path / "whole" / "bundle"))
+    lines = [(tmp_path / name / "rollouts.jsonl").read_text("utf-8") for name in ("run", "whole")]
+    assert lines[0] == lines[1] and lines[0].count("\n") == 32
+
+
+def test_without_verdicts_nothing_is_learnt_and_the_run_stops(make, tmp_path):
+    with pytest.raises(ScorerError, match=r"of 8 candidates of step 1 got no verdict \(.*no answer"):
+        train(make("Failing", trainer__weight_decay=0.5))
+    saved = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-1" / "model.safetensors")
+    before = weights(Path(make().model))
+    assert equal({name: saved[name] for name in before}, before)
+
+
+def test_some_candidates_may_stay_without_a_verdict(make, tmp_path):
+    train(make("Picky", unjudged=0.6, trainer__max_steps=1))
+    [row] = metrics(tmp_path / "run")
+    assert 0 < row["rollouts/unjudged"] < 0.6 and row["grad_norm"] > 0
+
+
+def test_groups_that_are_all_alike_teach_nothing(make, tmp_path):
+    train(make("Same", judge__truncated=0.5, trainer__beta=0.0, trainer__max_steps=2))
+    for row in metrics(tmp_path / "run"):
+        assert row["frac_reward_zero_std"] == 1.0 and row["grad_norm"] == 0.0 and row["loss"] == 0.0
+    assert equal(weights(tmp_path / "run" / "bundle"), weights(Path(make().model)))
+
+
+def test_an_adapter_is_learnt_and_merged(make, tmp_path):
+    told = train(make(lora={"r": 4, "target_modules": ["q_proj", "v_proj"]}, trainer__learning_rate=0.02))
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    found, before = weights(told.bundle), weights(Path(make().model))
+    changed = {name for name in before if not torch.equal(found[name], before[name])}
+    assert changed and all("q_proj" in name or "v_proj" in name for name in changed)
+
+
+def test_the_reference_says_what_the_policy_may_say(make):
+    run = _Run(make(trainer__beta=0.1))
+    trainer = run._trainer()
+    ids = torch.arange(60, 90)[None]
+    found = trainer.ref_model(ids).logits
+    assert torch.equal(found.argmax(-1), trainer.model(ids).logits.argmax(-1))
+    others = sorted(set(range(found.shape[-1])) - set(run.prompt.allowed_token_ids))
+    assert float(found.detach().softmax(-1)[..., others].sum()) == 0.0
+    run.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"trainer__num_generations": 3}, "divisible"),
+        ({"trainer__use_vllm": True}, "use_vllm"),
+        ({"trainer__learningrate": 1.0}, "learningrate"),
+        ({"voices": ["nobody"]}, "nobody"),
+        ({"lines": "fine\n\nfine too\n"}, "line 2: it is empty"),
+        ({"lines": "fine\n" + "and the cat sat on the mat " * 60}, "line 2"),
+        ({"scorer": "Broken"}, "nobody is there"),
+        ({"judge__scorers": [{"name": "similarity"}], "voices": []}, "voice"),
+        ({"lora": {"r": 4, "target_modules": ["q_proj", "lm_head"]}}, "lm_head"),
+        ({"lora": {"rank": 4}}, "rank"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_step(make, tmp_path, changes, found):
+    with pytest.raises(ConfigError, match=found):
+        train(make(**changes))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_dry_run_writes_nothing(make, tmp_path):
+    told = train(make(), dry_run=True)
+    assert told.bundle is None and told.steps == 4 and not (tmp_path / "run").exists()
