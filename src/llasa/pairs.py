@@ -6,6 +6,7 @@ made, what is done with a verdict.
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -113,7 +114,7 @@ def read_pairs(folder: Path) -> list[Pair]:
         ConfigError: it has none, or a line is not what `write_pairs` wrote: names it.
     """
     path, found = folder / PAIRS, list[Pair]()
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in _lines(path):
         try:
             row = json.loads(line)
             pair = Pair(**row | {side: Side(**row[side]) for side in ("a", "b")})
@@ -136,10 +137,10 @@ def read_votes(path: Path) -> tuple[list[Vote], list[Reject]]:
         ConfigError: there is no such file.
     """
     votes, odd = list[Vote](), list[Reject]()
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in _lines(path):
         try:
             votes.append(_vote(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             odd.append(Reject("", f"{path}, line {number}", "malformed", f"no vote: {error!r}"))
     return votes, odd
 
@@ -148,13 +149,17 @@ def _vote(row: dict[str, Any]) -> Vote:
     """Return a row as a vote; keys that others have added do not matter."""
     if row["choice"] not in CHOICES:
         raise ValueError(f"choice {row['choice']!r}")
-    seconds = row.get("seconds")
-    return Vote(str(row["id"]), row["choice"], None if seconds is None else float(seconds))
+    seconds = None if row.get("seconds") is None else float(row["seconds"])
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds {seconds}")
+    return Vote(str(row["id"]), row["choice"], seconds)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a file that are not empty, with their numbers from 1."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+        return [(number, line) for number, line in lines if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"Reading '{path}': {why}. Name what `llasa evaluate ab` made.") from error

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from llasa.bundle import load_bundle
 from llasa.codec.compact import CompactCodec
 from llasa.core import Audio, Candidate, Finish, Score, Utterance
-from llasa.errors import ScorerError
+from llasa.errors import ConfigError, ScorerError
 from llasa.evaluate.ab import share, tally, write_page, write_sounds
 from llasa.evaluate.drawing import Speaker, best_and_worst, two_takes
 from llasa.judge import Judge
@@ -43,6 +44,18 @@ def test_takes_differ_repeat_and_change_places(speaker):
     assert again[0] and again[0].a.codes != pairs[0].a.codes and again[0].a.seed != again[0].b.seed
     [first] = speaker.say(TEXTS[0][0], None, "en", pairs[0].a.seed)
     assert first.codes == pairs[0].a.codes  # a pair tells how to make it again
+
+
+def test_pairs_name_the_voice_that_spoke(speaker, tiny_bundle):
+    [default, named] = [next(two_takes([speaker], TEXTS[:1], voice, 3)).pair for voice in (None, "ada")]
+    assert default and default.voice == "ada" and default == named
+    manifest = load_bundle(tiny_bundle).manifest.model_copy(update={"default_voice": None})
+    voiceless = Speaker("other", Synthesizer(replace(load_bundle(tiny_bundle), manifest=manifest)), {})
+    found = next(two_takes([voiceless], TEXTS[:1], None, 3)).pair
+    assert found and found.voice is None
+    with pytest.raises(ConfigError, match="ada and none, which tell the sides apart"):
+        next(two_takes([speaker, voiceless], TEXTS, None, 3))
+    assert next(two_takes([speaker, replace(voiceless, sampling=speaker.sampling)], TEXTS, "ada", 3)).pair
 
 
 class Takes:
@@ -156,7 +169,8 @@ def test_a_person_votes_by_keys(tmp_path):
     ran = subprocess.run(["node", tmp_path / "drive.js"], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
-    assert told["early"] == {} and told["count"] == "pair 3, 3 of 3 done" and told["progress"] == 3
+    assert told["early"] == {} and told["half"] == 1
+    assert told["count"] == "pair 3, 3 of 3 done" and told["progress"] == 3
     votes = [json.loads(line) for line in told["saved"]]
     assert [(vote["id"], vote["choice"]) for vote in votes] == [
         (pairs[0].id, "b"), (pairs[1].id, "bad"), (pairs[2].id, "same"),
@@ -188,6 +202,8 @@ const wait = () => new Promise(done => setTimeout(done, 5));
   press("b"); const early = JSON.parse(Object.values(stored)[0] || "{}");
   press("1"); press("2"); await wait(); press("b");
   const first = [...played];
+  press("1"); press("ArrowRight"); press("ArrowLeft"); press("2"); await wait(); press("s");
+  const half = Object.keys(JSON.parse(Object.values(stored)[0])).length;  // only one side of it was heard
   press("1"); press("2"); await wait(); press("a");
   press("ArrowLeft"); press("x");
   press("1"); press("2"); await wait(); press("s");
@@ -195,7 +211,7 @@ const wait = () => new Promise(done => setTimeout(done, 5));
   parts.save.onclick();
   parts = {}; (0, eval)("{" + SCRIPT + "}");
   const again = parts.count.textContent;
-  console.log(JSON.stringify({ early, count, progress, saved, played: first, again }));
+  console.log(JSON.stringify({ early, half, count, progress, saved, played: first, again }));
 })();
 """
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llasa.core import Audio, Candidate, Utterance
-from llasa.errors import ConfigError, InputError, ScorerError
+from llasa.errors import ConfigError, ScorerError
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.recognizers.ctc import CtcRecognizer
 from llasa.scorers.coverage import Coverage
@@ -85,8 +85,11 @@ def test_characters_are_asked_for_as_words() -> None:
 def test_a_text_of_one_word() -> None:
     assert score("K AE T", "Cat.").value == 1
     assert score("S EH D", "Cat.").value == 0
-    with pytest.raises(InputError, match="'oh' is a single token"):
-        score("OW", "Oh!")
+
+
+def test_a_text_of_one_sound_is_there_if_it_was_heard() -> None:
+    assert score("OW", "Oh!").value == 1 and score("AH | OW", "Oh!").value < 1
+    assert score("AH", "Oh!").value == score("", "Oh!").value == 0
 
 
 def test_a_recogniser_that_cannot_tell_is_refused() -> None:

@@ -1,8 +1,10 @@
 """Reinforcement learning from a recipe: what is refused, what is learnt, and that a stopped run goes on."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from safetensors.torch import load_file
 from llasa import config
 from llasa.bundle import load_bundle
 from llasa.core import Candidate, Score
-from llasa.errors import ConfigError, InputError, ScorerError
+from llasa.errors import BundleError, ConfigError, InputError, ScorerError
 from llasa.train.grpo import Grpo, _Run, read_recipe, train
+from llasa.train.panel import keep_until
+from llasa.train.result import write_result
 
 LONGEST = 20
 RECIPE = """
@@ -157,6 +161,22 @@ def test_without_verdicts_nothing_is_learnt_and_the_run_stops(make, tmp_path):
     assert equal({name: saved[name] for name in before}, before)
 
 
+def test_an_error_gives_the_terminal_back(make, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    run = _Run(make("Failing"))
+    with pytest.raises(ScorerError):
+        run.train(False)
+    run.engine.close()
+    assert run.board.bar is not None and not run.board.bar.live
+
+
+def test_candidates_may_serve_several_steps(make, tmp_path):
+    train(make(trainer__num_iterations=2))
+    rolled = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert [one["step"] for one in rolled] == [1] * 8 + [3] * 8
+    assert [row["step"] for row in metrics(tmp_path / "run") if "loss" in row] == [1, 2, 3, 4]
+
+
 def test_some_candidates_may_stay_without_a_verdict(make, tmp_path):
     train(make("Picky", unjudged=0.6, trainer__max_steps=1))
     [row] = metrics(tmp_path / "run")
@@ -173,6 +193,7 @@ def test_groups_that_are_all_alike_teach_nothing(make, tmp_path):
 def test_an_adapter_is_learnt_and_merged(make, tmp_path):
     told = train(make(lora={"r": 4, "target_modules": ["q_proj", "v_proj"]}, trainer__learning_rate=0.02))
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    assert told.bundle is not None
     found, before = weights(told.bundle), weights(Path(make().model))
     changed = {name for name in before if not torch.equal(found[name], before[name])}
     assert changed and all("q_proj" in name or "v_proj" in name for name in changed)
@@ -194,20 +215,70 @@ def test_the_reference_says_what_the_policy_may_say(make):
     [
         ({"trainer__num_generations": 3}, "divisible"),
         ({"trainer__use_vllm": True}, "use_vllm"),
+        ({"trainer__output_dir": "elsewhere"}, "output_dir"),
         ({"trainer__learningrate": 1.0}, "learningrate"),
         ({"voices": ["nobody"]}, "nobody"),
         ({"lines": "fine\n\nfine too\n"}, "line 2: it is empty"),
         ({"lines": "fine\n" + "and the cat sat on the mat " * 60}, "line 2"),
         ({"scorer": "Broken"}, "nobody is there"),
         ({"judge__scorers": [{"name": "similarity"}], "voices": []}, "voice"),
-        ({"lora": {"r": 4, "target_modules": ["q_proj", "lm_head"]}}, "lm_head"),
         ({"lora": {"rank": 4}}, "rank"),
+        ({"guard": {"every": 2}}, r"guard\.recognizer"),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_first_step(make, tmp_path, changes, found):
+def test_what_cannot_work_is_refused_and_leaves_nothing(make, tmp_path, changes, found):
     with pytest.raises(ConfigError, match=found):
         train(make(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_on_the_head_is_refused_before_the_first_step(make, tmp_path):
+    with pytest.raises(ConfigError, match="lm_head"):
+        train(make(lora={"r": 4, "target_modules": ["q_proj", "lm_head"]}))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"trainer__repetition_penalty": 1.1}, "other probabilities"),
+        ({"trainer__num_iterations": 2, "trainer__steps_per_generation": 1}, ""),  # both within a step
+        ({"trainer__num_iterations": 2}, "draws anew"),
+        ({"trainer__steps_per_generation": 4}, "draws anew"),
+    ],
+)
+def test_settings_that_are_not_what_they_seem_are_told(make, caplog, changes, found):
+    with caplog.at_level("WARNING", "llasa.train.grpo"):
+        train(make(**changes), dry_run=True)
+    assert found in caplog.text and bool(found) == bool(caplog.records)
+
+
+def test_a_chosen_checkpoint_that_is_gone_is_named(make, tmp_path):
+    run = _Run(make())
+    run.engine.close()
+    (tmp_path / "lm").mkdir()
+    trainer, gone = SimpleNamespace(args=SimpleNamespace(process_index=0)), tmp_path / "checkpoint-50"
+    with pytest.raises(BundleError, match=r"checkpoint-50', which was chosen: its complete\.json is missing"):
+        write_result(trainer, run.bundle, tmp_path, False, None, "float32", str(gone))
+    assert (tmp_path / "lm").is_dir()
+
+
+def test_without_guards_the_last_weights_are_written(make, tmp_path):
+    run = _Run(make())
+    run.engine.close()
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(best_model_checkpoint=str(tmp_path / "chosen-before")),
+        args=SimpleNamespace(process_index=0),
+        save_model=lambda place: shutil.copytree(run.lm, place),
+    )
+    assert equal(weights(run._write(trainer)), weights(Path(run.recipe.model)))
+
+
+def test_rows_with_odd_separators_stay_one_row(tmp_path):
+    rows = [json.dumps({"step": step, "text": "a\u2028b\x85c"}, ensure_ascii=False) for step in (1, 2, 3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + '\n{"step": 2, "te', encoding="utf-8")
+    keep_until(tmp_path / "rows.jsonl", 2)
+    assert (tmp_path / "rows.jsonl").read_text("utf-8") == f"{rows[0]}\n{rows[1]}\n"
 
 
 def test_a_dry_run_writes_nothing(make, tmp_path):

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,9 +63,16 @@ class Babble:
     name, max_length, concurrency = "babble", 1024, 8
 
     def __init__(self, finish: Any = "stop") -> None:
-        self.finish, self.waiting = finish, 0
+        self.finish, self.waiting, self.begin_together = finish, 0, False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        self.begin_together = True
+        yield
+        self.begin_together = False
 
     def submit(self, prompt: Ids, params: SamplingParams) -> Answer:
+        assert self.begin_together  # else who shares a step, and so rounding, is left to chance
         self.waiting += 1
         ids = np.random.default_rng(len(prompt) + params.seed).choice(params.allowed_token_ids or (), 20)
         kept = [int(one) for one in ids if int(one) not in params.stop_token_ids]

@@ -1,14 +1,14 @@
 """The judge's service over HTTP: its routes, its limits, and what it says of what it cannot do."""
 
+import asyncio
 import base64
 import json
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,12 @@ pytest.importorskip("uvicorn")
 
 from llasa import audio
 from llasa.core import Audio
-from llasa.errors import EngineBusy
 from llasa.recognizers.endpoint import EndpointRecognizer, _form
-from llasa.remote_judge.wire import MOST_CODES, MOST_ITEMS, MOST_LETTERS
+from llasa.remote_judge.wire import MOST_CODES, MOST_ITEMS, MOST_LETTERS, Asked
+from llasa.serve import judging as judging_module
 from llasa.serve.guard import Rules
-from llasa.serve.worker import Worker
-from tests.judging import BLOCK, First, judging, service
+from llasa.serve.judge_api import make_app
+from tests.judging import BLOCK, CODEC, First, judging, service
 
 JSON = {"Content-Type": "application/json"}
 SOUND = Audio(np.full(4000, 0.5, np.float32), 8000)  # what codes of 500 sound like
@@ -118,7 +118,7 @@ def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing(
         (asked(item(codes=[1.5])), "codes"),
         (asked(item(codes=[1] * (MOST_CODES + 1))), "codes"),
         (asked(item(text="a" * (MOST_LETTERS + 1))), "text"),
-        (asked(item(text="\ud800")), "text"),
+        (asked(item(text="\ud800")), "Invalid JSON"),
         (asked(item(finish="done")), "finish"),
         (asked(item(logprob=float("nan"))), "logprob"),
         (asked(item("a b\r\n")), "id"),
@@ -159,6 +159,62 @@ def test_a_bug_is_a_500_with_an_id_and_without_the_text(caplog: pytest.LogCaptur
     assert "canary" not in caplog.text and "canary" not in json.dumps(told)
 
 
+def test_what_serves_never_hears_of_a_bug_whose_message_has_the_text() -> None:
+    """uvicorn would log it: it is answered by then, and logged without."""
+    app, sent = make_app(service(), Rules()), list[dict[str, Any]]()
+    body = asked(item(text="canary", codes=[14]))
+    came = [{"type": "http.request", "body": body}]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "method": "POST", "path": "/v1/judge",
+        "query_string": b"", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return came.pop() if came else await asyncio.sleep(60, {})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 500 and b"canary" not in b"".join(one.get("body", b"") for one in sent)
+
+
+def test_a_thousand_wrong_values_are_counted_and_not_listed(url: str) -> None:
+    flood = {f"k{n}": 1 for n in range(5000)}
+    status, _, told = ask(url, "POST", "/v1/judge", asked(item(), **flood))
+    assert status == 400 and "5000 wrong values" in told["error"]["message"]
+    status, _, told = ask(url, "POST", "/v1/judge", asked(item(codes=[""] * 5000)))
+    assert status == 400 and told["error"]["param"] == "items.0.codes.0"  # and it looked no further
+    status, _, told = ask(url, "POST", "/v1/judge", asked(item(), **{"k" * 5000: 1}))
+    assert status == 400 and len(json.dumps(told)) < 1000
+
+
+def test_the_sounds_of_a_request_have_a_limit_together(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llasa.serve.judging.MOST_SOUND_S", 0.9)
+    file = base64.b64encode(audio.encode(SOUND, "wav")).decode()
+    told = judged(url, *(item(f"i{n}", codes=[], audio=file) for n in range(3)), item("last"))
+    assert [one["status"] for one in told] == ["scored", "scored", "unjudged", "scored"]
+    assert "more than 0.9 s in a request" in told[2]["reason"]
+
+
+def test_voices_are_read_once_and_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    heard = judging_module.heard_voice
+    monkeypatch.setattr(judging_module, "heard_voice", lambda sent: read.append(sent.name) or heard(sent))
+    reader = judging_module.Reader(CODEC, 1000)
+    voices = {key: {"name": key, "text": "hi", "codes": [1] * 20} for key in ("v", "w")}
+    body = asked(*(item(f"i{n}", voice="v") for n in range(3)), item("w", voice="w"), voices=voices)
+    one = reader.candidates(Asked.model_validate_json(body))
+    two = reader.candidates(Asked.model_validate_json(body))
+    assert sorted(read) == ["v", "w"]
+    assert len({id(each.utterance.voice) for each in (*one, *two) if not isinstance(each, str)}) == 2
+    monkeypatch.setattr(judging_module, "MOST_KEPT", 2000)  # bytes: one of them
+    reader = judging_module.Reader(CODEC, 1000)
+    for _ in range(2):
+        assert all(not isinstance(each, str) for each in reader.candidates(Asked.model_validate_json(body)))
+    assert len(read) > 4
+
+
 # --- who may ask -----------------------------------------------------------------------------------------
 
 ROUTES = [
@@ -184,6 +240,7 @@ def test_every_route_wants_key_host_and_no_foreign_page(locked: str, method: str
         (good | {"Host": "localhost.evil.example:80"}, 403, "host"),
         (good | {"Origin": "http://evil.example"}, 403, "origin"),
         (good | {"Origin": "null"}, 403, "origin"),
+        (good | {"Origin": "http://["}, 403, "origin"),
     ]:
         found, _, told = ask(locked, method, path, asked(item()), **headers)
         assert (found, told["error"]["code"]) == (status, code)
@@ -208,6 +265,22 @@ def test_a_body_has_limits_in_size_and_in_time(locked: str) -> None:
         connection.putheader(name, value)
     connection.endheaders(b"{")  # and nothing more
     assert connection.getresponse().status == 408
+
+
+def test_bodies_have_a_limit_together() -> None:
+    with judging(rules=Rules(most_held=3000)) as url:
+        waits = HTTPConnection(url.removeprefix("http://"), timeout=10)
+        waits.putrequest("POST", "/v1/judge")
+        waits.putheader("Content-Length", "3001")
+        waits.endheaders(b"x" * 2900)
+        for _ in range(100):  # until it has come
+            status, headers, told = ask(url, "POST", "/v1/judge", asked(item()))
+            if status == 429:
+                break
+        assert (status, told["error"]["code"], headers["retry-after"]) == (429, "busy", "1")
+        waits.close()
+        time.sleep(0.1)
+        assert judged(url, item())[0]["status"] == "scored"  # what is gone is held no more
 
 
 # --- much at once ----------------------------------------------------------------------------------------
@@ -252,38 +325,6 @@ def test_metrics_count(url: str) -> None:
     judged(url, item(codes=[13]))
     told = ask(url, "GET", "/metrics")[2].decode()
     assert 'llasa_verdicts_total{status="unjudged"}' in told and "llasa_waiting 0.0" in told
-
-
-def test_a_failing_batch_is_tried_piece_by_piece() -> None:
-    hold = Event()
-
-    def halves(kind: object, items: list[int]) -> list[float]:
-        hold.wait(5)
-        return [1 / one for one in items]
-
-    worker = Worker(halves)
-    blocked: Future[Any] = worker.submit("other", [1])
-    futures = [worker.submit("it", [n]) for n in (1, 0, 2)]
-    hold.set()
-    assert blocked.result(5) == [1.0] and futures[0].result(5) == [1.0] and futures[2].result(5) == [0.5]
-    with pytest.raises(ZeroDivisionError):
-        futures[1].result(5)
-    assert worker.submit("it", [4]).result(5) == [0.25]
-
-
-def test_cancelled_work_frees_its_place() -> None:
-    hold = Event()
-    worker = Worker(lambda kind, items: [hold.wait(5)] * len(items), most_waiting=2)
-    running = worker.submit(0, [1])
-    while worker.waiting:
-        time.sleep(0.01)
-    waiting = worker.submit(1, [1, 2])
-    with pytest.raises(EngineBusy):
-        worker.submit(2, [1])
-    waiting.cancel()
-    other = worker.submit(2, [1])
-    hold.set()
-    assert running.result(5) == other.result(5) == [True]
 
 
 # --- transcriptions --------------------------------------------------------------------------------------

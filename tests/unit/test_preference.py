@@ -48,10 +48,12 @@ def test_pairs_come_back_and_changed_ones_are_refused(tmp_path):
 def test_odd_lines_of_votes_are_named(tmp_path):
     path = tmp_path / "votes.jsonl"
     good = json.dumps({"id": "x", "choice": "a", "seconds": 2, "mood": "merry"})
-    path.write_text(f'{good}\nno json\n{{"id": "x"}}\n\n{{"id": "x", "choice": "c"}}\n[1]\n{good[:20]}')
+    path.write_text(f'{good}\nno json\n{{"id": "x"}}\n\n{{"id": "x", "choice": "c"}}\n[1]\n{good[:20]}\n')
+    with path.open("a") as file:
+        file.write("[" * 100_000 + "\n" + good.replace("2", "NaN") + "\n" + good.replace("2", "-1"))
     votes, odd = read_votes(path)
     assert votes == [Vote("x", "a", 2.0)]
-    assert [one.place.rpartition("line ")[2] for one in odd] == ["2", "3", "4", "5", "6"]
+    assert [one.place.rpartition("line ")[2] for one in odd] == [str(n) for n in (2, 3, 5, 6, 7, 8, 9, 10)]
     assert {one.reason for one in odd} == {"malformed"}
 
 
@@ -83,6 +85,16 @@ def test_rows_are_what_speaking_would_have_drawn(bundle):
         )
     ]
     assert not found.rejects and set(found.left_out.values()) == {0}
+
+
+def test_a_pair_without_a_voice_is_learnt_without_one(bundle):
+    codec = bundle.codec_name
+    made = [pair(voice=None, a=side(1, codec=codec), b=side(2, codec=codec)),
+            pair(a=side(1, codec=codec), b=side(2, codec=codec))]  # fmt: skip
+    without, ada = preferences(made, {one.id: "a" for one in made}, bundle).rows
+    default = Synthesizer(bundle).job("the cat sat", None, 0, "en").prompt
+    assert ada.prompt == default and len(without.prompt) < len(default)
+    assert not set(bundle.prompt.ids(range(bundle.codec.codebook_size))) & set(without.prompt)
 
 
 def test_pairs_without_a_better_side_are_counted(bundle):

@@ -62,7 +62,8 @@ def test_a_job_is_what_speaking_would_use(bundle):
 
 
 def test_without_a_voice_there_is_none(bundle):
-    made = prompts(bundle, "the cat sat", voices=[])
+    engine, made = bundle.engine, prompts(bundle, "the cat sat", voices=[])
+    assert made._synthesizer.bundle.engine is engine and bundle.default_voice  # no other is loaded
     [name] = made.order(1, 0)
     assert made.job(name).utterance.voice is None
     assert made.job(name).prompt == bundle.prompt.render(bundle.form("the cat sat").text)

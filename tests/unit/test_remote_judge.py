@@ -144,7 +144,8 @@ def lying() -> Iterator[Lying]:
     with served(liar) as url:
 
         def asked(script: Script, **options: Any) -> tuple[RemoteJudge, Liar]:
-            judge = RemoteJudge([url], **({"item_deadline_s": 5, "retries": 1} | options))
+            given: dict[str, Any] = {"item_deadline_s": 5, "retries": 1} | options
+            judge = RemoteJudge([url], **given)
             judge.check(BLOCK, CODEC)
             liar.script, liar.asked = script, []
             return judge, liar
@@ -215,7 +216,10 @@ def test_a_busy_service_is_asked_until_it_has_time(lying: Lying) -> None:
 def test_what_cannot_be_sent_is_unjudged_and_alone() -> None:
     with judging() as url:
         told = RemoteJudge([url]).judge([candidate(100, "a" * 5000), candidate(100)])
+        odd = Voice("odd", "hi", [1], CODEC, Audio(np.full(8000, np.nan, np.float32), 8000))
+        more = RemoteJudge([url]).judge([candidate(100, "\ud800"), candidate(100, voice=odd), candidate(100)])
     assert [one.status for one in told] == ["unjudged", "scored"] and "text" in told[0].reason
+    assert [one.status for one in more] == ["unjudged", "unjudged", "scored"]
 
 
 # --- the circuit breaker, by a clock of its own ---------------------------------------------------------

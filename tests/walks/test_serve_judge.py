@@ -16,6 +16,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 from llasa.bundle import load_bundle
+from llasa.cli.serve import _rules
 from llasa.core import Candidate, Utterance
 from llasa.errors import ConfigError
 from llasa.judge import JudgeBlock, PartBlock, build_judge
@@ -100,6 +101,12 @@ def test_what_cannot_be_served_ends_with_2(run: Run, tiny_bundle: Path, recipe: 
     (tmp_path / "unknown.toml").write_text(RECIPE.replace("clipping", "cliping"))
     told = run("serve", "--judge", tmp_path / "unknown.toml", "--bundle", tiny_bundle, "--port", 0)
     assert told.code == 2 and "clipping" in told.err
+
+
+def test_an_address_of_version_6_is_one_of_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLASA_JUDGE_KEY", "s3cret")
+    hosts = _rules("FD00::1", ["Judge1"]).hosts
+    assert "[fd00::1]" in hosts and "judge1" in hosts  # as Host headers say it, without the port
 
 
 def test_help_teaches(run: Run) -> None:

@@ -62,7 +62,12 @@ def _rules(host: str, names: list[str]) -> "Rules":
     if key is None and host not in LOOPBACK:
         found = f"the address {host}, which others reach, and no key"
         raise ConfigError(f"Serving: found {found}. Set {KEY_VARIABLE} to a long random word.")
-    return Rules(tuple(name.lower() for name in (*LOOPBACK, host, socket.gethostname(), *names)), key)
+    own = (*LOOPBACK, _in_url(host), socket.gethostname(), *names)
+    return Rules(tuple(name.lower() for name in own), key)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -106,7 +111,8 @@ def _run(service: "Service", listener: socket.socket, rules: "Rules", waiting: i
     )  # fmt: skip
     health = service.health()
     host, port = listener.getsockname()[:2]
-    note(f"Judging on http://{host}:{port} (judge {health.digest}, codec {health.codec}). Stop with Ctrl-C.")
+    url = f"http://{_in_url(host)}:{port}"
+    note(f"Judging on {url} (judge {health.digest}, codec {health.codec}). Stop with Ctrl-C.")
     # uvicorn ends what is under way, then raises the signal again: that was all that was asked for.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

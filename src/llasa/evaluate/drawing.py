@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llasa.core import Audio, Candidate, Judged
+from llasa.core import Audio, Candidate, Judged, Voice
+from llasa.errors import ConfigError
 from llasa.judge import Judge
 from llasa.pairs import Choice, Pair, Side, Vote, paired
 from llasa.synthesizer import Synthesizer
@@ -57,8 +58,13 @@ def two_takes(
         voice: a name, for both; the default voice of each if None.
 
     Raises:
+        ConfigError: their default voices differ, which would tell the sides apart.
         LlasaError: as `Synthesizer.candidates`.
     """
+    names = dict.fromkeys(_name(speaker.synthesizer.voice(voice)) or "none" for speaker in speakers)
+    if len(names) > 1:
+        found = f"the default voices {' and '.join(names)}, which tell the sides apart"
+        raise ConfigError(f"Making pairs: found {found}. Name one voice for both (--voice).")
     for place, (text, language) in enumerate(texts):
         random = np.random.default_rng((seed, place))
         made: list[tuple[Side, Candidate]] = []
@@ -123,5 +129,11 @@ def _drawn(
         return Drawn(text, reason="both sides are the same")
     if left.audio is None or right.audio is None:
         return Drawn(text, reason="one side is empty: nobody could hear it")
-    pair = paired(text, voice, left.utterance.language, a, b)
+    # The default is named: another bundle that learns from the pair may have another one.
+    said = _name(left.utterance.voice) if voice is None else voice
+    pair = paired(text, said, left.utterance.language, a, b)
     return Drawn(text, pair, {"a": left.audio, "b": right.audio})
+
+
+def _name(voice: Voice | None) -> str | None:
+    return voice.name if voice else None

@@ -95,8 +95,8 @@ def _facts(path: Path, damaged: dict[str, int]) -> dict[str, Any]:
 def _rows(path: Path, damaged: dict[str, int]) -> list[Row]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    rows = [_row(line) for line in lines if line.endswith("\n")]  # the last one may only have begun
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = [_row(line) for line in lines[:-1]]  # the last one may only have begun
     if bad := sum(row is None for row in rows):
         damaged[path.name] = bad
     return [row for row in rows if row is not None]

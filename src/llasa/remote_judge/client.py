@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from llasa import config
 from llasa.core import Candidate, Judged, Voice
-from llasa.errors import ConfigError, ScorerError
+from llasa.errors import ConfigError, InputError, ScorerError
 from llasa.remote_judge.errand import Errand, Terms, root
 from llasa.remote_judge.replicas import Pace, Replicas
 from llasa.remote_judge.wire import (
@@ -164,7 +164,7 @@ class RemoteJudge:
             try:
                 voice = self._voice(candidate.utterance.voice, voices)
                 items[f"{mark}.{number}"] = sent_candidate(candidate, f"{mark}.{number}", voice)
-            except ConfigError as error:
+            except (ConfigError, InputError) as error:
                 refused[number] = Judged(candidate, None, "unjudged", str(error))
         found, reason = self._ask(items, voices, held_out, ends_s) if items else ({}, "")
         late = f"{_DOING}: found no verdict in time ({reason})."

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from llasa import config
 from llasa.audio import encode, read
@@ -18,14 +18,16 @@ from llasa.core import Audio, Candidate, Finish, Judged, Score, Status, Utteranc
 from llasa.errors import InputError
 
 MOST_ITEMS, MOST_CODES, MOST_LETTERS, MOST_VOICES = 256, 16_384, 4_096, 64
-LONGEST_S = 600.0  # of a sound that comes with a candidate; the body's limit is tighter
+# A small file may hold hours. LONGEST_S: of a sound. MOST_SOUND_S: of all sounds of a request.
+LONGEST_S, MOST_SOUND_S = 60.0, 600.0
 
 _SENT = ConfigDict(**config.STRICT | {"allow_inf_nan": False})
 _HEARD = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,80}$")]
 Text = Annotated[str, Field(max_length=MOST_LETTERS)]
-SentCodes = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 24)]], Field(max_length=MOST_CODES)]
+# The first wrong one is told: telling millions would take gigabytes.
+SentCodes = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 24)]], Field(max_length=MOST_CODES), FailFast()]
 
 
 class SentVoice(BaseModel):
@@ -124,7 +126,7 @@ def sent_voice(voice: Voice) -> SentVoice:
     """Return a voice as it is sent, with its reference recording, which scorers of similarity hear.
 
     Raises:
-        ConfigError: the voice is too long.
+        ConfigError: the voice is too long. InputError: its recording holds what is no number.
     """
     sound = voice.reference and base64.b64encode(encode(voice.reference, "flac")).decode()
     fields = {key: getattr(voice, key) for key in ("name", "text", "codes", "codec", "language")}

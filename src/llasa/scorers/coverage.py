@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from llasa.core import Audio, Candidate, Score
-from llasa.errors import ConfigError, InputError, ScorerError
+from llasa.errors import ConfigError, ScorerError
 from llasa.recognizers.base import Recognizer, SupportsLikelihood, TextForm, Transcript
 from llasa.scorers.base import SMALL_MODEL, Cost
 from llasa.scorers.sounds import sound_of
@@ -68,7 +68,12 @@ class Coverage:
         said, form = candidate.utterance, self.recognizer.text_form
         words = self.reader(said.text, self._unit, said.language)
         tokens = tokens_of(self.reader.heard(transcript.text, form, self._unit, said.language))
-        ratio = len(tokens) / len(tokens_of(words))
+        wanted = tokens_of(words)
+        ratio = len(tokens) / len(wanted)
+        if len(wanted) == 1:  # without it there is no text that could fit worse
+            share = float(wanted[0] in tokens)
+            value = share / (1 + max(0.0, ratio - 1 - ROOM))
+            return Score(value, {"coverage": share, "heard_ratio": ratio})
         fits = self._settled(audio, words)
         if not fits:
             measures = {"coverage": 0.0, "heard_ratio": ratio}
@@ -125,17 +130,10 @@ class Coverage:
 
 
 def _without(words: Sequence[ReadWord], number: int) -> Sequence[ReadWord]:
-    """Leave a word out; of a text of one word, all but its first token.
-
-    Raises:
-        InputError: that is all there is.
-    """
+    """Leave a word out; of a text of one word, all but its first token."""
     if len(words) > 1:
         return [*words[:number], *words[number + 1 :]]
     [word] = words
-    if len(word.tokens) == 1:
-        found = f"'{word.text}' is a single token, which cannot be left out"
-        raise InputError(f"Judging by coverage: {found}. Give a longer text, or leave this scorer out.")
     return [ReadWord(word.text, word.tokens[:1], word.start, word.end)]
 
 

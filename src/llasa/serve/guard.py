@@ -6,12 +6,13 @@ Must not know: routes, what is served.
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
-from llasa.serve.replies import refusal
+from llasa.serve.replies import refusal, reply
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,12 +26,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 class Rules:
     """Who may ask. hosts: what the Host header may say, without a port. key: that must be sent, if any.
 
-    largest: bytes of a body. body_s: how long it may take to come.
+    largest: bytes of a body. most_held: of all bodies at once. body_s: how long one may take to come.
     """
 
     hosts: tuple[str, ...] = LOOPBACK
     key: str | None = None
     largest: int = 20 << 20
+    most_held: int = 256 << 20
     body_s: float = 30.0
 
 
@@ -40,26 +42,25 @@ class Guard:
     def __init__(self, app: App, rules: Rules) -> None:
         self._app, self._rules = app, rules
         self._key = sha256(rules.key.encode()).digest() if rules.key else None
+        self._held = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":  # there are no other routes
             return await self._app(scope, receive, send)
         headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        refused = self._refused(headers)
-        if refused is not None:
-            return await refused(scope, receive, send)
+        refused, body = self._refused(headers), bytearray()
         try:
-            async with asyncio.timeout(self._rules.body_s):
-                body = await self._body(receive)
-        except TimeoutError:
-            late = refusal(408, "a request that did not come whole in time", "Send it again", "timeout")
-            return await late(scope, receive, send)
+            refused = refused or await self._read(body, receive)
+            if refused is not None:
+                return await refused(scope, receive, send)
+            # What is raised here has been answered and logged; a server would log it again, texts and all.
+            with suppress(Exception):
+                await self._app(scope, _replayed(bytes(body), receive), send)
         except ConnectionError:
             return None
-        if body is None:
-            return await self._too_large()(scope, receive, send)
-        return await self._app(scope, _replayed(body, receive), send)
+        finally:
+            self._held -= len(body)
 
     def _refused(self, headers: dict[bytes, str]) -> App | None:
         rules = self._rules
@@ -68,7 +69,7 @@ class Guard:
             # A page whose name was made to point here would say its own name.
             return refusal(403, "an unknown Host", "Call the service by a name it was started with", "host")
         origin = headers.get(b"origin")
-        if origin is not None and _name(urlsplit(origin).netloc) not in rules.hosts:
+        if origin is not None and _site(origin) not in rules.hosts:
             return refusal(403, "a page of another site", "Ask from a program", "origin")
         if self._key is not None:
             given = headers.get(b"authorization", "").removeprefix("Bearer ")
@@ -81,18 +82,43 @@ class Guard:
         todo = f"Send {self._rules.largest} bytes at most"
         return refusal(413, "a body that is too large", todo, "too_large")
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """Return the whole body, None as soon as it is too large; ConnectionError: the client is gone."""
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionError("hung up")
-            body += message.get("body", b"")
-            if len(body) > self._rules.largest:
-                return None
-            if not message.get("more_body", False):
-                return bytes(body)
+    @staticmethod
+    def _too_many() -> App:
+        found = "Answering a request: found too many large ones at once. Ask again in a moment."
+        return reply(429, found, "busy", **{"Retry-After": "1"})
+
+    async def _read(self, body: bytearray, receive: Receive) -> App | None:
+        """Fill in the whole body, or return what to answer instead; ConnectionError: the client is gone."""
+        try:
+            async with asyncio.timeout(self._rules.body_s):
+                while True:
+                    more = await self._piece(body, receive)
+                    if len(body) > self._rules.largest:
+                        return self._too_large()
+                    if self._held > self._rules.most_held:
+                        return self._too_many()
+                    if not more:
+                        return None
+        except TimeoutError:
+            return refusal(408, "a request that did not come whole in time", "Send it again", "timeout")
+
+    async def _piece(self, body: bytearray, receive: Receive) -> bool:
+        """Take what has come of a body; return whether there is more."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("hung up")
+        piece = message.get("body", b"")
+        body += piece
+        self._held += len(piece)
+        return message.get("more_body", False)
+
+
+def _site(origin: str) -> str:
+    """Return the host of a page's origin, empty if it is none."""
+    try:
+        return _name(urlsplit(origin).netloc)
+    except ValueError:
+        return ""
 
 
 def _name(netloc: str) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,6 +19,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from pydantic import ValidationError
 
 from llasa.audio import read
 from llasa.core import Candidate
@@ -30,6 +32,10 @@ from llasa.serve.worker import Worker
 
 GONE_S = 0.25  # how often it is seen to whether the client still waits
 CLOSED = 499  # nginx's: nobody reads it
+MOST_NAMED = 100  # wrong values; a request may have millions, and each one named takes memory
+# The body is read by `_asked`; this is what /openapi.json says of it.
+_BODY = {"$id": "asked", **Asked.model_json_schema()}
+_JUDGE = {"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}}}
 
 
 class _Counted:
@@ -101,12 +107,11 @@ def make_app(service: Service, rules: Rules, most_items: int = 64, most_waiting:
     async def metrics() -> Response:
         return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post("/v1/judge")
-    async def judge(asked: Asked, request: Request) -> Response:
+    @app.post("/v1/judge", openapi_extra=_JUDGE)
+    async def judge(request: Request) -> Response:
         with counted.took_s.labels("judge").time():
-            read = await asyncio.to_thread(reader.candidates, asked)
-            work = [one for one in read if isinstance(one, Candidate)]
-            key, kind = asked.digest(), (JUDGE, asked.held_out)
+            asked, key, read = await asyncio.to_thread(_read, await request.body(), reader)
+            work, kind = [one for one in read if isinstance(one, Candidate)], (JUDGE, asked.held_out)
             found = await flights.result(key, kind, work, request) if work else []
         if found is None:
             return counted.gone()
@@ -139,6 +144,23 @@ def make_app(service: Service, rules: Rules, most_items: int = 64, most_waiting:
         return JSONResponse({"text": found[0].text, **more})
 
     return Guard(app, rules)
+
+
+def _read(body: bytes, reader: Reader) -> tuple[Asked, str, list[Candidate | str]]:
+    """Return what a body asks for, a key of it, and the candidates or why one cannot be judged."""
+    asked = _asked(body)
+    return asked, asked.digest(), reader.candidates(asked)
+
+
+def _asked(body: bytes) -> Asked:
+    try:
+        return Asked.model_validate_json(body)
+    except ValidationError as error:
+        if error.error_count() > MOST_NAMED:
+            wrong: Any = {"loc": (), "msg": f"{error.error_count()} wrong values"}
+        else:
+            wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise RequestValidationError([wrong]) from None
 
 
 def _verbose(heard: Transcript, language: str, duration_s: float) -> dict[str, object]:

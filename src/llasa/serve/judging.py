@@ -5,7 +5,7 @@ Must not know: HTTP.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from llasa.core import Audio, Candidate, Judged, Voice
@@ -13,6 +13,7 @@ from llasa.errors import InputError, LlasaError
 from llasa.judge import Judge, JudgeBlock
 from llasa.recognizers.base import Recognizer, Transcript
 from llasa.remote_judge.wire import (
+    MOST_SOUND_S,
     Asked,
     Health,
     SentCandidate,
@@ -23,6 +24,7 @@ from llasa.remote_judge.wire import (
 )
 
 JUDGE, HEAR = "judge", "hear"
+MOST_KEPT = 256 << 20  # bytes of the recordings of voices
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,49 @@ class Reader:
     def __init__(self, codec_name: str, codebook_size: int) -> None:
         self._codec_name, self._codebook_size = codec_name, codebook_size
         # One object a voice, so that a judge decodes candidates of one voice together.
-        self._voice = lru_cache(maxsize=256)(self._read_voice)
+        self._voices: dict[bytes, Voice] = {}
 
     def candidates(self, asked: Asked) -> list[Candidate | str]:
         """Return the candidates of a request, or why one cannot be judged."""
-        return [self._candidate(item, asked.voices) for item in asked.items]
+        used = {item.voice for item in asked.items if item.voice is not None}
+        voices = {key: self._voice(asked.voices[key]) for key in used}
+        found, heard_s = list[Candidate | str](), 0.0
+        for item in asked.items:
+            one = self._candidate(item, voices, heard_s)
+            heard_s += one.audio.duration_s if isinstance(one, Candidate) and one.audio else 0.0
+            found.append(one)
+        return found
 
-    def _candidate(self, item: SentCandidate, voices: Mapping[str, SentVoice]) -> Candidate | str:
+    def _candidate(
+        self, item: SentCandidate, voices: Mapping[str, Voice | str], heard_s: float
+    ) -> Candidate | str:
+        voice = voices[item.voice] if item.voice is not None else None
+        if isinstance(voice, str):
+            return voice
+        if item.audio is not None and heard_s >= MOST_SOUND_S:
+            return f"Reading audio: found more than {MOST_SOUND_S:g} s in a request. Send it in several."
         try:
             self._check(item.codes)
-            voice = None if item.voice is None else self._voice(voices[item.voice].model_dump_json())
             return heard_candidate(item, voice)
         except InputError as error:
             return str(error)
 
-    def _read_voice(self, sent: str) -> Voice:
-        voice = heard_voice(SentVoice.model_validate_json(sent))
+    def _voice(self, sent: SentVoice) -> Voice | str:
+        """Return a voice, the same object for the same one as long as there is room, or what is wrong."""
+        key = sha256(sent.model_dump_json().encode()).digest()
+        voice = self._voices.get(key)
+        if voice is None:
+            try:
+                voice = self._read_voice(sent)
+            except InputError as error:
+                return str(error)
+            if sum(map(_size, [*self._voices.values(), voice])) > MOST_KEPT:
+                self._voices = {}
+            self._voices[key] = voice
+        return voice
+
+    def _read_voice(self, sent: SentVoice) -> Voice:
+        voice = heard_voice(sent)
         self._check(voice.codes)
         if voice.codec not in ("", self._codec_name):
             found = f"codes of '{voice.codec[:80]}', and the judge's codec is '{self._codec_name}'"
@@ -105,3 +134,9 @@ class Reader:
         if codes and max(codes) >= self._codebook_size:
             found = f"code {max(codes)} for a codec of {self._codebook_size}"
             raise InputError(f"Reading codes: found {found}. Send codes, not token ids.")
+
+
+def _size(voice: Voice) -> int:
+    """Return about how many bytes a voice takes."""
+    sound = voice.reference.samples.nbytes if voice.reference else 0
+    return sound + 64 * (len(voice.codes) + len(voice.text))

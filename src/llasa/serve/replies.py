@@ -40,7 +40,7 @@ def install(app: FastAPI) -> None:
 
 def _invalid(request: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
-    place = ".".join(str(key) for key in first["loc"] if key != "body")
+    place = ".".join(str(key) for key in first["loc"] if key != "body")[:100]
     return refusal(400, f"{place or 'the body'}: {first['msg']}", "Correct it", "invalid", place or None)
 
 

@@ -10,15 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from llasa import audio
@@ -26,6 +18,7 @@ from llasa.core import plain
 from llasa.errors import LlasaError
 from llasa.spoken import concatenated, voiced
 from llasa.synthesizer import Synthesizer
+from llasa.train.bar import Bar
 from llasa.train.panel import SamplesBlock, keep_until, to_board
 from llasa.train.rollout import Rolled, Roller, resting
 
@@ -50,7 +43,7 @@ class Board(TrainerCallback):
         codec = speak().bundle.codec
         self.codes_per_s = codec.sample_rate / codec.hop_length
         self.trainer: Any = None
-        self._bar: Any = None
+        self.bar: Bar | None = None
         self._began, self._steps = 0.0, list[float]()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -59,12 +52,7 @@ class Board(TrainerCallback):
             return
         for name in (METRICS, ROLLOUTS):
             keep_until(self.folder / name, state.global_step)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        text = TextColumn("{task.fields[measures]}")
-        self._bar = Progress(TextColumn("Training"), *columns, text, console=Console(stderr=True))
-        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, measures="")
-        if sys.stderr.isatty():
-            self._bar.start()
+        self.bar = Bar(state.global_step, state.max_steps)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback`."""
@@ -73,14 +61,13 @@ class Board(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """See `TrainerCallback`."""
         self._steps.append(time.perf_counter() - self._began)
+        drawn = [self._row(one) for one in self.roller.rolled if one.step == state.global_step]
+        drawn = gather_object(drawn)  # those of all processes, in order
         if not state.is_world_process_zero:
             return
-        _append(
-            self.folder / ROLLOUTS,
-            (self._row(one) for one in self.roller.rolled if one.step == state.global_step),
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        _append(self.folder / ROLLOUTS, drawn)
+        if self.bar is not None:
+            self.bar.move(state.global_step)
         if self.samples is not None and state.global_step % self.samples.every == 0:
             self._say(self.samples, state.global_step)
 
@@ -124,15 +111,13 @@ class Board(TrainerCallback):
         self._steps.clear()
         _append(self.folder / METRICS, [row])
         shown = " ".join(f"{name} {row[key]:.3g}" for key, name in SHOWN.items() if row.get(key) is not None)
-        if self._bar is not None and self._bar.live.is_started:
-            self._bar.update(self._task, measures=shown)
-        else:
-            print(f"step {row['step']}: {shown}", file=sys.stderr, flush=True)
+        if self.bar is not None:
+            self.bar.tell(row["step"], shown)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """See `TrainerCallback`."""
-        if self._bar is not None:
-            self._bar.stop()
+    def close(self) -> None:
+        """Give the terminal back, however the run ended."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

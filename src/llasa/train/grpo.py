@@ -28,6 +28,7 @@ from llasa.remote_judge import RemoteBlock, build_remote
 from llasa.synthesizer import Synthesizer
 from llasa.train import reward
 from llasa.train.board import Board
+from llasa.train.group import own_device
 from llasa.train.guards import GuardBlock, Guards
 from llasa.train.logprobs import share_prompts
 from llasa.train.panel import SamplesBlock
@@ -52,8 +53,9 @@ DEFAULTS: dict[str, Any] = {
 FIXED: dict[str, Any] = {
     "remove_unused_columns": False, "shuffle_dataset": False, "disable_tqdm": True, "eval_strategy": "no",
 }  # fmt: skip
-# Ways of drawing that the engine here does not know.
+# Ways of drawing that the engine here does not know, and what the recipe says itself.
 REFUSED = (
+    "output_dir",
     "min_p",
     "generation_kwargs",
     "use_vllm",
@@ -153,7 +155,7 @@ def arguments(recipe: Grpo, bundle: Bundle) -> Any:
     doing = "Reading [trainer] of the recipe"
     if odd := sorted((FIXED.keys() | set(REFUSED)) & recipe.trainer.keys()):
         raise ConfigError(
-            f"{doing}: found {odd[0]}, which follows from how candidates are drawn. Leave it out."
+            f"{doing}: found {odd[0]}, which follows from out or from how candidates are drawn. Leave it out."
         )
     if any(os.environ.get(name) for name in SHARDED):
         raise ConfigError(
@@ -176,7 +178,7 @@ class _Run:
 
     def __init__(self, recipe: Grpo) -> None:
         self.recipe, self.out = recipe, Path(recipe.out)
-        bundle = load_bundle(recipe.model, codec=recipe.codec)
+        bundle = load_bundle(recipe.model, own_device(), codec=recipe.codec)
         self.args, self.prompt = arguments(recipe, bundle), bundle.prompt
         self.lm = bundle.folder / bundle.manifest.lm.path
         self.model: Any = load_model(self.lm, torch.float32).to(self.args.device)  # pyright: ignore
@@ -197,8 +199,7 @@ class _Run:
     def _prepare(self) -> None:
         """Make judge and prompts, and see that all of them can be used."""
         recipe, args = self.recipe, self.args
-        if args.top_p < 1 or args.top_k > 0:
-            _log.warning("Ids are drawn from fewer than what log-probabilities are told over (top_p, top_k).")
+        self._warn()
         sampling = {
             "temperature": float(args.temperature), "top_p": float(args.top_p), "top_k": max(0, args.top_k),
             "repetition_penalty": float(args.repetition_penalty), "loop_guard": False, "logprobs": False,
@@ -213,6 +214,22 @@ class _Run:
         self.roller = Roller(
             self.engine, self.prompt.codes, self.prompt.end_id, self.judge, self.prompts.job, recipe.seed
         )
+        # Before anything is written: a recipe that is refused here can be corrected and begun again.
+        self.lora, block = lora_config(recipe.lora), recipe.guard
+        self.guards = Guards(block, self.out, self.speak, self.judge) if block else None
+
+    def _warn(self) -> None:
+        """Tell of settings that may be meant, and are not what they seem."""
+        args = self.args
+        if args.top_p < 1 or args.top_k > 0 or args.repetition_penalty != 1:
+            _log.warning(
+                "Ids are drawn by other probabilities than are learnt (top_p, top_k, repetition_penalty)."
+            )
+        if args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations):
+            _log.warning(
+                "Candidates serve several steps (steps_per_generation, num_iterations): a stopped run that "
+                "goes on between two drawings draws anew, and ends a little different from a whole one."
+            )
 
     def _judge(self) -> Judging:
         if self.recipe.remote is None:
@@ -253,7 +270,10 @@ class _Run:
 
         start(self.out, self.facts(), changed_ok)
         trainer = self._trainer()
-        resume.train(trainer, self.out / "checkpoints")
+        try:
+            resume.train(trainer, self.out / "checkpoints")
+        finally:
+            self.board.close()
         return self._write(trainer)
 
     def _trainer(self) -> Any:
@@ -263,15 +283,14 @@ class _Run:
 
         tokenizer = AutoTokenizer.from_pretrained(self.lm, local_files_only=True, trust_remote_code=False)
         tokenizer.eos_token = SPEECH_END  # what ends a completion
-        board = Board(self.out, self.roller, self.speak, self.recipe.samples)
+        self.board = board = Board(self.out, self.roller, self.speak, self.recipe.samples)
         verdicts = Verdicts(self.roller, self.recipe.unjudged, self.out)
-        block = self.recipe.guard
-        self.guards = Guards(block, self.out, self.speak, self.judge) if block else None
-        callbacks = [verdicts, *([self.guards] if self.guards else []), board]
+        # The board first: neither the panel's seconds nor an error of the others are part of its step.
+        callbacks = [board, verdicts, *([self.guards] if self.guards else [])]
         try:
             trainer = GRPOTrainer(
                 self.model, reward.judge, self.args, Dataset.from_dict({"prompt": self.order}),
-                processing_class=tokenizer, callbacks=callbacks, peft_config=lora_config(self.recipe.lora),
+                processing_class=tokenizer, callbacks=callbacks, peft_config=self.lora,
                 rollout_func=self.roller,
             )  # fmt: skip
         except (ValueError, NotImplementedError) as error:
@@ -289,7 +308,8 @@ class _Run:
 
     def _write(self, trainer: Any) -> Path:
         """Write the weights that the guards chose, or the last ones, and the bundle that speaks with them."""
-        recipe, best = self.recipe, trainer.state.best_model_checkpoint
+        # Without guards a state may still tell what those chose that a recipe has lost since.
+        recipe, best = self.recipe, trainer.state.best_model_checkpoint if self.guards else None
         if self.guards is not None and self.guards.chosen == 0:
             _log.warning("The panel found nothing better than the start: the bundle speaks as it did.")
             if self.args.process_index == 0:

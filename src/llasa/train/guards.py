@@ -51,7 +51,6 @@ class Guards(TrainerCallback):
         folder: Path,
         speak: Callable[[], Synthesizer],
         judge: object = None,
-        tell: Callable[[Mapping[str, Any]], None] = lambda row: None,
     ) -> None:
         """Take what to measure, and with what.
 
@@ -60,12 +59,11 @@ class Guards(TrainerCallback):
             speak: gives a synthesizer that speaks with the current weights, while nothing else is in flight.
             judge: what steers, so that the panel does not listen with it; one without a `rubric`, such as one
                 that is far away, cannot be looked into, which is warned of.
-            tell: gets each row as it is measured.
 
         Raises:
             ConfigError, MissingExtra, BundleError: see `Witness`.
         """
-        self.block, self.folder, self._speak, self._tell = block, folder, speak, tell
+        self.block, self.folder, self._speak = block, folder, speak
         self.witness = Witness(block, speak().bundle, getattr(judge, "rubric", None))
         self.rows = _read(folder / ROWS)
 
@@ -148,7 +146,6 @@ class Guards(TrainerCallback):
         _append(self.folder / LINES, [{"step": step, **asdict(line)} for line in lines])
         _append(self.folder / ROWS, [row])
         self._show(row)
-        self._tell(row)
         return json.dumps(plain(row))
 
     def _row(self, step: int, lines: Sequence[Line]) -> Row:
@@ -218,5 +215,5 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _read(path: Path) -> list[Row]:
     """Return the rows of a file, without a last line that a killed run only began."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines[:-1]]

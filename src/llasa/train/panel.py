@@ -6,22 +6,12 @@ A callback of transformers' trainer. Must not know: how rows are made, how a mod
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -34,6 +24,7 @@ from llasa.errors import LlasaError
 from llasa.scorers.wer import ErrorRate
 from llasa.spoken import Spoken, concatenated
 from llasa.synthesizer import Synthesizer
+from llasa.train.bar import Bar
 from llasa.train.start import with_model
 
 PLOTTED = ("loss", "eval_held_loss", "eval_other_voice_loss", "sample_wer")
@@ -132,7 +123,7 @@ class Panel(TrainerCallback):
         self.folder, self.batches, self.speaker = folder, batches, speaker
         self.trainer: Any = None  # set once it is made; it reports what the panel measures
         self.seen, self.since, self.tokens = 0, time.monotonic(), 0
-        self.bar: Progress | None = None
+        self.bar: Bar | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback`."""
@@ -140,12 +131,7 @@ class Panel(TrainerCallback):
         if not state.is_world_process_zero:
             return
         keep_until(self.folder / "metrics.jsonl", state.global_step)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        text = TextColumn("{task.fields[measures]}")
-        self.bar = Progress(TextColumn("Training"), *columns, text, console=Console(stderr=True))
-        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, measures="")
-        if sys.stderr.isatty():
-            self.bar.start()
+        self.bar = Bar(state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """See `TrainerCallback`."""
@@ -154,7 +140,7 @@ class Panel(TrainerCallback):
             first = (state.global_step - 1) * share
             self.tokens += sum(self.batches.tokens(first + place) for place in range(share))
             if self.bar is not None:
-                self.bar.update(self.task, completed=state.global_step)
+                self.bar.move(state.global_step)
         if self.speaker is not None and state.global_step % self.speaker.block.every == 0:
             self._speak(state, control, model)
 
@@ -187,12 +173,8 @@ class Panel(TrainerCallback):
 
     def _show(self, row: Mapping[str, Any]) -> None:
         shown = " ".join(f"{key} {value:.4g}" for key, value in row.items() if _is_shown(key, value))
-        if not shown:
-            return
-        if self.bar is not None and self.bar.live.is_started:
-            self.bar.update(self.task, measures=shown)
-        else:
-            print(f"step {row['step']}: {shown}", file=sys.stderr, flush=True)
+        if shown and self.bar is not None:
+            self.bar.tell(row["step"], shown)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback`."""
@@ -201,7 +183,7 @@ class Panel(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """See `TrainerCallback`."""
         if self.bar is not None:
-            self.bar.stop()
+            self.bar.close()
         if state.is_world_process_zero:
             plot(self.folder / "metrics.jsonl", self.folder / "metrics.png")
 
@@ -209,7 +191,7 @@ class Panel(TrainerCallback):
 def keep_until(metrics: Path, step: int) -> None:
     """Take out what a killed run measured after the step it goes on from, and a line that it only began."""
     if metrics.is_file():
-        kept = [line for line in metrics.read_text("utf-8").splitlines() if _step(line) <= step]
+        kept = [line for line in metrics.read_text("utf-8").split("\n") if _step(line) <= step]
         replace_file(metrics, "".join(f"{line}\n" for line in kept).encode())
 
 

@@ -6,7 +6,8 @@ know: trainers, rewards.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -91,7 +92,9 @@ class Prompts:
             ConfigError: no such voice. BundleError: it belongs to another codec.
         """
         if voices is not None and not voices:  # the default voice would step in
-            bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"default_voice": None}))
+            silent = bundle.manifest.model_copy(update={"default_voice": None})
+            bundle = copy(bundle)  # `replace` would drop the parts that are loaded, and load them again
+            bundle.__dict__["manifest"] = silent
         self._synthesizer, self._sampling = Synthesizer(bundle), sampling
         found = [self._synthesizer.voice(name) for name in voices or [None]]
         # One object a voice: candidates of the same one are decoded together.

@@ -12,7 +12,9 @@ import torch
 from llasa.bundle import Bundle
 from llasa.device import chosen_dtype
 from llasa.engines.weights import load_model
+from llasa.errors import BundleError
 from llasa.export.hf import Changes, export_hf
+from llasa.train.resume import damage
 
 STATES = shutil.ignore_patterns(  # of a checkpoint, what is no weights
     "optimizer.pt",
@@ -32,12 +34,18 @@ def write_result(
     Args:
         bundle: what was begun with. lora: whether an adapter was trained. name: of the new bundle.
         dtype: of the weights that are written. best: the checkpoint to take; the weights as they are if None.
+
+    Raises:
+        BundleError: that checkpoint is missing or damaged.
     """
     place = out / ("adapter" if lora else "lm")
     if best is None:
         trainer.save_model(str(place))
     if trainer.args.process_index == 0:
         if best is not None:
+            if found := damage(Path(best)):
+                todo = "Put it back and run the same command again"
+                raise BundleError(f"Writing the bundle from '{best}', which was chosen: {found}. {todo}.")
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(best, place, ignore=STATES)
         if not lora:

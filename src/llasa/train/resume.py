@@ -71,7 +71,7 @@ def newest_complete(folder: Path) -> Path | None:
     found = None
     if group.rank() == 0:
         for path in reversed(_checkpoints(folder)):
-            problem = _problem(path)
+            problem = damage(path)
             if problem is None:
                 found = path.name
                 break
@@ -89,7 +89,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def _problem(path: Path) -> str | None:
+def damage(path: Path) -> str | None:
     """Return why a checkpoint is not whole, or None if it is."""
     index = durable.read_index(path / INDEX)
     if index is None or "sha256" not in index:

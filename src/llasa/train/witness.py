@@ -7,6 +7,7 @@ limits, what is done with what was heard.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -151,7 +152,9 @@ class Witness:
                     raise InputError(f"Guarding with line {number + 1} of the panel: {error}") from error
                 jobs.append((number, take, job))
         engine, prompt = synthesizer.bundle.engine, synthesizer.bundle.prompt
-        requests = [engine.submit(job.prompt, job.params) for _, _, job in jobs]
+        # Where an engine can let them begin in one step, a panel said again is the same bit for bit.
+        with getattr(engine, "together", nullcontext)():
+            requests = [engine.submit(job.prompt, job.params) for _, _, job in jobs]
         made = [request.result()[0] for request in requests]
         candidates = [
             Candidate(replace(job.utterance, id=f"line {number + 1}"), prompt.codes(one.ids), one.finish)
