@@ -26,7 +26,7 @@ from llasa.metrics import paired
 from llasa.synthesizer import Synthesizer
 from llasa.text.segment import segment
 from llasa.train.limits import LimitsBlock, changes, measured
-from llasa.train.witness import Line, Witness, WitnessBlock
+from llasa.train.witness import Line, Witness, WitnessBlock, line_of
 
 SHOWN = {
     "wer": "{:.1%}", "failures": "{:.1%}", "rate": "{:.2f}", "rate_change": "{:+.1%}", "similarity": "{:.3f}",
@@ -50,12 +50,7 @@ def said(name: str, block: WitnessBlock, folder: Path) -> list[Line]:
     if not kept.exists():
         lines = Witness(block, bundle, None).listen(Synthesizer(bundle))
         replace_file(kept, json.dumps([plain(asdict(line)) for line in lines]).encode())
-    return [_line(row) for row in json.loads(kept.read_text(encoding="utf-8"))]
-
-
-def _line(row: Mapping[str, Any]) -> Line:
-    known: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
-    return Line(**known | {"voice": row["voice"]})
+    return [line_of(row) for row in json.loads(kept.read_text(encoding="utf-8"))]
 
 
 def ratio(start: Sequence[Line], now: Sequence[Line]) -> list[float]:

@@ -16,7 +16,7 @@ from llasa.bundle import load_bundle
 from llasa.core import Candidate, Score
 from llasa.errors import BundleError, ConfigError, InputError, ScorerError
 from llasa.train.grpo import Grpo, _Run, read_recipe, train
-from llasa.train.panel import keep_until
+from llasa.train.journal import keep_until
 from llasa.train.result import write_result
 
 LONGEST = 20

@@ -3,10 +3,9 @@
 A callback of transformers' trainer. Must not know: how candidates are drawn and judged.
 """
 
-import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from llasa import audio
-from llasa.core import plain
 from llasa.errors import LlasaError
 from llasa.spoken import concatenated, voiced
 from llasa.synthesizer import Synthesizer
 from llasa.train.bar import Bar
-from llasa.train.panel import SamplesBlock, keep_until, to_board
+from llasa.train.journal import append, keep_until
+from llasa.train.panel import SamplesBlock, to_board
 from llasa.train.rollout import Rolled, Roller, resting
 
 METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
@@ -65,7 +64,7 @@ class Board(TrainerCallback):
         drawn = gather_object(drawn)  # those of all processes, in order
         if not state.is_world_process_zero:
             return
-        _append(self.folder / ROLLOUTS, drawn)
+        append(self.folder / ROLLOUTS, drawn)
         if self.bar is not None:
             self.bar.move(state.global_step)
         if self.samples is not None and state.global_step % self.samples.every == 0:
@@ -109,7 +108,7 @@ class Board(TrainerCallback):
             return
         row = {"step": state.global_step, **logs, "time/step_s": sum(self._steps) / len(self._steps)}
         self._steps.clear()
-        _append(self.folder / METRICS, [row])
+        append(self.folder / METRICS, [row])
         shown = " ".join(f"{name} {row[key]:.3g}" for key, name in SHOWN.items() if row.get(key) is not None)
         if self.bar is not None:
             self.bar.tell(row["step"], shown)
@@ -118,8 +117,3 @@ class Board(TrainerCallback):
         """Give the terminal back, however the run ended."""
         if self.bar is not None:
             self.bar.close()
-
-
-def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)

@@ -18,18 +18,17 @@ from pydantic import BaseModel, Field
 from llasa import config
 from llasa.audio import replace_file
 from llasa.bundle import load_bundle
-from llasa.device import chosen_device, fastest_dtype
 from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model
 from llasa.errors import ConfigError, MissingExtra
 from llasa.pairs import VOTES, decide, read_pairs
 from llasa.prompt import SPEECH_END
+from llasa.train.arguments import trl_arguments
 from llasa.train.panel import Panel, SamplesBlock, Speaker
 from llasa.train.policy import check_head, lora_config, speaking_with, speech_only
 from llasa.train.preference import Preference, Preferences, preferences, split
 from llasa.train.result import write_result
 from llasa.train.run import start
-from llasa.train.sft import SHARDED
 from llasa.weights import sha256
 
 DEFAULTS: dict[str, Any] = {
@@ -140,24 +139,14 @@ def arguments(recipe: Dpo) -> Any:
         from trl.trainer.dpo_config import DPOConfig
     except ImportError as error:
         raise MissingExtra("Training on preferences", "trl", "train") from error
-    doing = "Reading [trainer] of the recipe"
-    if odd := sorted((FIXED.keys() | set(REFUSED)) & recipe.trainer.keys()):
-        raise ConfigError(f"{doing}: found {odd[0]}, which follows from how rows are made. Leave it out.")
-    if any(os.environ.get(name) for name in SHARDED):
-        raise ConfigError(f"{doing}: sharded weights are not supported. Use DDP or LoRA.")
-    device = chosen_device(None)
-    own: dict[str, Any] = {
-        "bf16": fastest_dtype(device) is torch.bfloat16, "use_cpu": device.type == "cpu", "seed": recipe.seed,
-        "output_dir": str(Path(recipe.out) / "checkpoints"),
-    }  # fmt: skip
+    own: dict[str, Any] = {}
     if recipe.trainer.get("load_best_model_at_end"):
         own |= {"metric_for_best_model": "eval_held_loss", "greater_is_better": False}
     if not recipe.held_out:
         own["eval_strategy"] = "no"
-    try:
-        return DPOConfig(**(DEFAULTS | own | recipe.trainer | FIXED))
-    except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"{doing}: {error}. See TRL's DPOConfig.") from error
+    return trl_arguments(
+        DPOConfig, recipe.trainer, DEFAULTS | own, FIXED, REFUSED, Path(recipe.out), recipe.seed
+    )
 
 
 class _Run:

@@ -17,7 +17,6 @@ from pydantic import BaseModel, Field
 
 from llasa import config
 from llasa.bundle import Bundle, load_bundle
-from llasa.device import chosen_device, fastest_dtype
 from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model
 from llasa.errors import ConfigError, MissingExtra
@@ -27,6 +26,7 @@ from llasa.prompt import SPEECH_END
 from llasa.remote_judge import RemoteBlock, build_remote
 from llasa.synthesizer import Synthesizer
 from llasa.train import reward
+from llasa.train.arguments import trl_arguments
 from llasa.train.board import Board
 from llasa.train.group import own_device
 from llasa.train.guards import GuardBlock, Guards
@@ -38,7 +38,6 @@ from llasa.train.result import write_result
 from llasa.train.rollout import Roller
 from llasa.train.run import start
 from llasa.train.scoring import Judging, check_judge
-from llasa.train.sft import SHARDED
 from llasa.train.verdicts import Verdicts
 from llasa.weights import sha256
 
@@ -152,25 +151,8 @@ def arguments(recipe: Grpo, bundle: Bundle) -> Any:
         from trl.trainer.grpo_config import GRPOConfig
     except ImportError as error:
         raise MissingExtra("Training by rewards", "trl", "train") from error
-    doing = "Reading [trainer] of the recipe"
-    if odd := sorted((FIXED.keys() | set(REFUSED)) & recipe.trainer.keys()):
-        raise ConfigError(
-            f"{doing}: found {odd[0]}, which follows from out or from how candidates are drawn. Leave it out."
-        )
-    if any(os.environ.get(name) for name in SHARDED):
-        raise ConfigError(
-            f"{doing}: weights are sharded, and candidates are drawn from whole ones. Use DDP or LoRA."
-        )
-    device = chosen_device(None)
-    own = {
-        "bf16": fastest_dtype(device) is torch.bfloat16, "use_cpu": device.type == "cpu", "seed": recipe.seed,
-        "max_completion_length": bundle.max_length, "output_dir": str(Path(recipe.out) / "checkpoints"),
-    }  # fmt: skip
-    try:
-        args = GRPOConfig(**(DEFAULTS | own | recipe.trainer | FIXED))
-    except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"{doing}: {error}. See TRL's GRPOConfig.") from error
-    return args
+    defaults = DEFAULTS | {"max_completion_length": bundle.max_length}
+    return trl_arguments(GRPOConfig, recipe.trainer, defaults, FIXED, REFUSED, Path(recipe.out), recipe.seed)
 
 
 class _Run:

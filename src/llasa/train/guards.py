@@ -17,14 +17,13 @@ from typing import Any
 from pydantic import Field
 from transformers import TrainerCallback
 
-from llasa.audio import replace_file
 from llasa.core import plain
 from llasa.errors import ConfigError
 from llasa.synthesizer import Synthesizer
-from llasa.train import group
+from llasa.train import group, journal
 from llasa.train.limits import Change, LimitsBlock, changes, measured
 from llasa.train.resume import Done
-from llasa.train.witness import Line, Witness, WitnessBlock
+from llasa.train.witness import Line, Witness, WitnessBlock, line_of
 
 ROWS, LINES = "panel.jsonl", "panel-lines.jsonl"
 _log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ class Guards(TrainerCallback):
         """
         self.block, self.folder, self._speak = block, folder, speak
         self.witness = Witness(block, speak().bundle, getattr(judge, "rubric", None))
-        self.rows = _read(folder / ROWS)
+        self.rows = journal.read(folder / ROWS)
 
     @property
     def chosen(self) -> int | None:
@@ -107,10 +106,10 @@ class Guards(TrainerCallback):
 
     def _take_up(self, step: int) -> None:
         """Forget what a killed run measured after the step it goes on from."""
-        self.rows = [row for row in _read(self.folder / ROWS) if row["step"] <= step]
+        self.rows = [row for row in journal.read(self.folder / ROWS) if row["step"] <= step]
         kept = {row["step"] for row in self.rows}
-        lines = [row for row in _read(self.folder / LINES) if row["step"] in kept]
-        self._start = [_line(row) for row in lines if row["step"] == 0]
+        lines = [row for row in journal.read(self.folder / LINES) if row["step"] in kept]
+        self._start = [line_of(row) for row in lines if row["step"] == 0]
         if self.rows and not self._start:
             raise ConfigError(
                 f"Guarding the run in '{self.folder}': {LINES} tells nothing of its start. Begin it again."
@@ -121,9 +120,8 @@ class Guards(TrainerCallback):
                 f"Guarding the run in '{self.folder}': {found}. Install or name the same again."
             )
         if group.rank() == 0:
-            for name, rows in ((ROWS, self.rows), (LINES, lines)):
-                if (self.folder / name).exists():
-                    replace_file(self.folder / name, "".join(map(_written, rows)).encode())
+            journal.keep_until(self.folder / ROWS, step)
+            journal.keep_until(self.folder / LINES, max(kept, default=-1))  # none whose row never came
 
     def _measure(self, step: int, model: Any) -> Row:
         """Return the row of a step, which the first process measures and all get."""
@@ -143,8 +141,8 @@ class Guards(TrainerCallback):
             self._start = lines
         row = self._row(step, lines) | {"seconds": round(time.monotonic() - began, 2)}
         # The row comes last: where it stands, its lines do too.
-        _append(self.folder / LINES, [{"step": step, **asdict(line)} for line in lines])
-        _append(self.folder / ROWS, [row])
+        journal.append(self.folder / LINES, [{"step": step, **asdict(line)} for line in lines])
+        journal.append(self.folder / ROWS, [row])
         self._show(row)
         return json.dumps(plain(row))
 
@@ -197,23 +195,3 @@ def _told(name: str, change: Change) -> str:
 def _facts(change: Change) -> dict[str, Any]:
     bounds = {"least": change.least, "most": change.most}
     return asdict(change.found) | {key: one if math.isfinite(one) else None for key, one in bounds.items()}
-
-
-def _line(row: Mapping[str, Any]) -> Line:
-    fields: Row = {key: math.nan if value is None else value for key, value in row.items() if key != "step"}
-    return Line(**fields | {"voice": row["voice"]})
-
-
-def _written(row: Mapping[str, Any]) -> str:
-    return json.dumps(plain(row), ensure_ascii=False) + "\n"
-
-
-def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(map(_written, rows))
-
-
-def _read(path: Path) -> list[Row]:
-    """Return the rows of a file, without a last line that a killed run only began."""
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return [json.loads(line) for line in lines[:-1]]

@@ -4,7 +4,6 @@ A callback of transformers' trainer. Must not know: how rows are made, how a mod
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from llasa import audio, config
-from llasa.audio import replace_file
 from llasa.bundle import Bundle
 from llasa.core import Candidate, Utterance
 from llasa.engines.adapters import merged
@@ -25,6 +23,7 @@ from llasa.scorers.wer import ErrorRate
 from llasa.spoken import Spoken, concatenated
 from llasa.synthesizer import Synthesizer
 from llasa.train.bar import Bar
+from llasa.train.journal import append, keep_until
 from llasa.train.start import with_model
 
 PLOTTED = ("loss", "eval_held_loss", "eval_other_voice_loss", "sample_wer")
@@ -167,8 +166,7 @@ class Panel(TrainerCallback):
             rate = self.tokens / max(1e-9, time.monotonic() - self.since)
             row["tokens_per_s"] = round(rate, 1)
             self.seen, self.since, self.tokens = state.global_step, time.monotonic(), 0
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append(self.folder / "metrics.jsonl", [row])
         self._show(row)
 
     def _show(self, row: Mapping[str, Any]) -> None:
@@ -186,20 +184,6 @@ class Panel(TrainerCallback):
             self.bar.close()
         if state.is_world_process_zero:
             plot(self.folder / "metrics.jsonl", self.folder / "metrics.png")
-
-
-def keep_until(metrics: Path, step: int) -> None:
-    """Take out what a killed run measured after the step it goes on from, and a line that it only began."""
-    if metrics.is_file():
-        kept = [line for line in metrics.read_text("utf-8").split("\n") if _step(line) <= step]
-        replace_file(metrics, "".join(f"{line}\n" for line in kept).encode())
-
-
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def _is_shown(key: str, value: Any) -> bool:

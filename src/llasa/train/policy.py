@@ -82,3 +82,10 @@ def speaking_with(bundle: Bundle, engine: Engine) -> Bundle:
     other = copy(bundle)
     other.__dict__["engine"] = engine  # where its own, made when first asked for, would be kept
     return other
+
+
+def without_default_voice(bundle: Bundle) -> Bundle:
+    """Return a bundle that speaks without a voice unless one is named; it shares parts that are loaded."""
+    other = copy(bundle)  # `replace` would drop the parts, and load them again
+    other.__dict__["manifest"] = bundle.manifest.model_copy(update={"default_voice": None})
+    return other

@@ -6,7 +6,6 @@ The prompt is the one that speaking would use. Must not know: trainers, how pair
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 from llasa.bundle import Bundle
@@ -15,6 +14,7 @@ from llasa.data.rejects import Reject
 from llasa.errors import BundleError, ConfigError, InputError
 from llasa.pairs import Choice, Pair, Side
 from llasa.synthesizer import Synthesizer
+from llasa.train.policy import without_default_voice
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def preferences(pairs: Sequence[Pair], choices: Mapping[str, Choice], bundle: Bu
     Args:
         choices: by the pair's id. bundle: what is to be trained; its engine says how long a row may be.
     """
-    speaker, rows, rejects = Synthesizer(_without_default(bundle)), list[Preference](), list[Reject]()
+    # Pairs name their voice, also a default one; others had none.
+    speaker, rows, rejects = Synthesizer(without_default_voice(bundle)), list[Preference](), list[Reject]()
     left_out = Counter({"same": 0, "bad": 0, "open": 0})
     for pair in pairs:
         choice = choices.get(pair.id, "open")
@@ -67,13 +68,6 @@ def preferences(pairs: Sequence[Pair], choices: Mapping[str, Choice], bundle: Bu
         except (InputError, ConfigError, BundleError) as error:
             rejects.append(Reject(pair.id, "pairs", "failed", str(error)))
     return Preferences(rows, rejects, dict(left_out))
-
-
-def _without_default(bundle: Bundle) -> Bundle:
-    """Return a bundle with no default voice: pairs name theirs, also a default one; others had none."""
-    other = copy(bundle)
-    other.__dict__["manifest"] = bundle.manifest.model_copy(update={"default_voice": None})
-    return other
 
 
 def _preference(pair: Pair, choice: Choice, speaker: Synthesizer) -> Preference:

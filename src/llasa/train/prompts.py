@@ -6,7 +6,6 @@ know: trainers, rewards.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from llasa.errors import ConfigError, InputError
 from llasa.search import Job
 from llasa.synthesizer import Synthesizer
 from llasa.text.segment import segment
+from llasa.train.policy import without_default_voice
 
 SHOWN = 10  # rows that an error names
 _BETWEEN = ": "  # voice and text of a name; names of voices have no colon
@@ -92,9 +92,7 @@ class Prompts:
             ConfigError: no such voice. BundleError: it belongs to another codec.
         """
         if voices is not None and not voices:  # the default voice would step in
-            silent = bundle.manifest.model_copy(update={"default_voice": None})
-            bundle = copy(bundle)  # `replace` would drop the parts that are loaded, and load them again
-            bundle.__dict__["manifest"] = silent
+            bundle = without_default_voice(bundle)
         self._synthesizer, self._sampling = Synthesizer(bundle), sampling
         found = [self._synthesizer.voice(name) for name in voices or [None]]
         # One object a voice: candidates of the same one are decoded together.

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -90,6 +90,13 @@ class Line:
     def failed(self) -> bool:
         """Whether it was not speech that ended by itself."""
         return self.status == "bad"
+
+
+def line_of(row: Mapping[str, Any]) -> Line:
+    """Return a line from what JSON kept of it, where null stands for NaN."""
+    known: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+    known.pop("step", None)
+    return Line(**known | {"voice": row["voice"]})
 
 
 class Witness:

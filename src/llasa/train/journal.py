@@ -1,0 +1,37 @@
+"""Files of one JSON row a line, that grow while a run goes on. Must not know: what rows are of."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llasa.audio import replace_file
+from llasa.core import plain
+
+
+def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows behind those that are there; a number that is not finite becomes null."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file that may not be there, without a last line that a killed run only began."""
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Take out what a killed run measured after the step it goes on from, and a line that it only began."""
+    if path.is_file():
+        # Not `splitlines`, which also cuts at signs that a text may hold.
+        kept = [line for line in path.read_text("utf-8").split("\n") if _step(line) <= step]
+        replace_file(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
