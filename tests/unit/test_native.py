@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from llasa.core import Ids, SamplingParams
-from llasa.engines.backbone import widen_attention
+from llasa.engines.attention import widen_attention
 from llasa.engines.base import generate
 from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model

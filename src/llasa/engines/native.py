@@ -11,7 +11,8 @@ from torch import nn
 
 from llasa.device import chosen_device, chosen_dtype
 from llasa.engines.adapters import fitted, read_adapter
-from llasa.engines.backbone import Backbone, widen_attention
+from llasa.engines.attention import widen_attention
+from llasa.engines.backbone import Backbone
 from llasa.engines.loop import StepLoop
 from llasa.engines.quantized import best_dtype, quantize
 from llasa.engines.sampling import LoopGuard

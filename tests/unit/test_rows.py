@@ -1,0 +1,97 @@
+"""Rows that share a past: what they hold once, and that they read what rows of their own would."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from llasa.engines.attention import share_attention, widen_attention
+from llasa.engines.backbone import Backbone
+
+SIZES = {
+    "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+def llama(heads: int = 4) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(**SIZES, num_key_value_heads=heads, initializer_range=0.3)
+    return LlamaForCausalLM(config).eval()
+
+
+def wide() -> PreTrainedModel:
+    model = llama().bfloat16()
+    widen_attention(model)
+    return model
+
+
+MODELS = {"llama": llama, "grouped": lambda: llama(2), "wide": wide}
+
+
+def apart(model: PreTrainedModel) -> Backbone:
+    backbone = Backbone(model)
+    backbone._sharing = False
+    backbone.reset()
+    return backbone
+
+
+def coming_and_going(backbone: Backbone) -> Iterator[Tensor]:
+    """Yield the states of steps between which rows join and leave, as they may."""
+    draw = np.random.default_rng(5)
+    live = 0
+    for count in (5, 1, 7, 4, 0, 2, 6, 0):
+        prompt = draw.integers(1, 60, draw.integers(3, 40)).tolist()
+        if count:
+            backbone.add(backbone.prefill(prompt)[0], len(prompt), count)
+        live += count
+        for _ in range(3):
+            yield backbone.step(draw.integers(1, 60, live).tolist())
+        for _ in range(min(live - 1, 5)):
+            backbone.drop(int(draw.integers(live)))
+            live -= 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.inference_mode()
+def test_rows_that_share_a_past_read_what_rows_of_their_own_would(name: str) -> None:
+    model = MODELS[name]()
+    sharing, plain = Backbone(model), apart(model)
+    assert sharing._sharing
+    near = {"rtol": 0.1, "atol": 0.1} if name == "wide" else {"rtol": 1e-4, "atol": 1e-4}
+    shared = 0
+    for found, expected in zip(coming_and_going(sharing), coming_and_going(plain), strict=True):
+        shared += sharing.rows.window.places is not None
+        assert plain.rows.window.places is None
+        torch.testing.assert_close(found, expected, **near)
+    assert shared > 10
+
+
+@torch.inference_mode()
+def test_a_past_is_held_once_and_no_longer_than_rows_share_it() -> None:
+    backbone = Backbone(llama())
+    for count, length in ((6, 200), (4, 100)):
+        prompt = list(range(1, 51)) * 4
+        backbone.add(backbone.prefill(prompt[:length])[0], length, count)
+    backbone.step([1] * 10)
+    layer = backbone.rows.layers[0]
+    assert layer.shared is not None and layer.shared[0].shape == (2, 4, 200, 8)
+    assert backbone.rows.window.cursor == 1  # of their own they hold one id each
+    for row in range(5, -1, -1):  # the first group leaves; the other's rows take their numbers
+        backbone.drop(row)
+    backbone.step([1] * 4)
+    assert layer.shared[0].shape == (1, 4, 100, 8)
+    backbone.reset()
+    assert backbone.rows.window.places is None
+
+
+@torch.inference_mode()
+def test_a_model_that_looks_through_a_window_keeps_rows_apart() -> None:
+    config = Qwen2Config(
+        **SIZES, num_key_value_heads=4, use_sliding_window=True, sliding_window=8, max_window_layers=0
+    )
+    assert not share_attention(Qwen2ForCausalLM(config))
+    assert share_attention(Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=4)))
