@@ -51,8 +51,8 @@ def _tiny(model_class: type, config_class: type) -> Any:
 
 
 FACTORIES: dict[str, Callable[[], Codec]] = {
-    "xcodec2": lambda: Xcodec2Codec(tiny_xcodec2(), "xcodec2@random"),
-    "neucodec": lambda: Xcodec2Codec(tiny_neucodec(), "neucodec@random"),
+    "xcodec2": lambda: Xcodec2Codec(tiny_xcodec2(), "xcodec2@random", torch.float32),
+    "neucodec": lambda: Xcodec2Codec(tiny_neucodec(), "neucodec@random", torch.float32),
     "compact": lambda: CompactCodec.random(seed=0),
 }
 

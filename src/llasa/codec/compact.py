@@ -3,10 +3,12 @@
 The `Codec` over `compact_network.CompactModel`: batches, files and refusals. Knows no language model.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llasa.audio import resample
+from llasa.codec.batches import alike, mask_of
 from llasa.codec.compact_network import CompactConfig, CompactModel
 from llasa.core import Audio, Codes
 from llasa.device import fastest_dtype
@@ -24,6 +27,7 @@ from llasa.errors import BundleError, InputError
 
 PARTS = ("encoder", "decoder", "vocoder")
 SCALE = ".scale_of_rows"
+_AT_ONCE = 512  # codes decoded in one batch; more leave the cache
 
 
 def codec_name(folder: Path) -> str:
@@ -135,25 +139,37 @@ class CompactCodec:
     def decode(self, codes: Sequence[Codes], context: Codes | None = None) -> list[Audio]:
         """See `Codec.decode`."""
         head = list(context or [])[-self.model.config.view :]
-        rows = [torch.tensor(head + list(row), dtype=torch.long) for row in codes]
-        if not rows or max(map(len, rows)) == 0:
-            return [Audio(np.zeros(0, np.float32), self.sample_rate) for _ in rows]
-        for row in rows:
-            if len(row) and (row.min() < 0 or row.max() >= self.codebook_size):
-                bad = row.min() if row.min() < 0 else row.max()
-                raise InputError(
-                    f"Decoding with {self.name}: found code {int(bad)}; "
-                    f"codes go from 0 to {self.codebook_size - 1}. "
-                    "Use codes made by this codec."
-                )
-        batch = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._decode_dtype == torch.bfloat16):
-            samples = self.model.samples(batch, self._mask([len(row) for row in rows])).numpy()
-        start, hop = len(head) * self.hop_length, self.hop_length
-        return [
-            Audio(np.clip(sound[start : len(row) * hop], -1, 1), self.sample_rate)
-            for sound, row in zip(samples, rows, strict=True)
-        ]
+        for row in (head, *codes):
+            self._check_codes(row)
+        silence = np.zeros(0, np.float32)
+        sounds = [Audio(silence, self.sample_rate)] * len(codes)
+        lengths = [len(row) for row in codes]
+        for group in alike(lengths, _AT_ONCE):
+            rows = [torch.tensor([*head, *codes[n]]) for n in group]
+            mask = mask_of([len(row) for row in rows])
+            batch = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            samples = self._decoding.samples(batch, mask if mask is None else mask[:, None], len(head))
+            for n, sound in zip(group, samples.clamp(-1, 1).numpy(), strict=True):
+                sounds[n] = Audio(sound[: lengths[n] * self.hop_length].copy(), self.sample_rate)
+        return sounds
+
+    @cached_property
+    def _decoding(self) -> CompactModel:
+        """The model as decoding uses it, with the weights that it has at the first call."""
+        if self._decode_dtype == torch.float32:
+            return self.model
+        narrow = copy.deepcopy(self.model).to(self._decode_dtype)
+        narrow.vocoder.window = self.model.vocoder.window  # what follows the last layer stays in float32
+        return narrow
+
+    def _check_codes(self, row: Codes) -> None:
+        bad = [code for code in row if not 0 <= code < self.codebook_size]
+        if bad:
+            raise InputError(
+                f"Decoding with {self.name}: found code {bad[0]}; "
+                f"codes go from 0 to {self.codebook_size - 1}. "
+                "Use codes made by this codec."
+            )
 
     def _mask(self, counts: Sequence[int]) -> Tensor:
         return (torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None])[:, None].float()

@@ -1,7 +1,8 @@
 """The network of the compact codec: its sizes, layers and forward passes. Knows no files and no audio types.
 
 Sound -> log-mel -> ConvNeXt encoder -> FSQ code -> ConvNeXt decoder -> log-mel -> vocoder with an
-inverse-STFT head. Shapes: B batch, T samples, F mel frames, N codes, D width, M mel bands.
+inverse-STFT head. Shapes: B batch, T samples, F mel frames, N codes, D width, M mel bands. Inside, frames go
+before channels; given and returned is [B, channels, frames].
 
 Source: FSQ from arXiv 2309.15505; ConvNeXt blocks and the ISTFT head follow the idea of Vocos,
 arXiv 2306.00814.
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from llasa.codec.istft import overlap_add, spectrum
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,12 @@ class CompactConfig:
         for depth, stride in zip(self.decoder_depths, (*self.strides[::-1], 1), strict=True):
             reach += (3 * depth + 1) / rate
             rate *= stride
-        return int(np.ceil(reach + (3 * self.vocoder_depth + 4 + self.vocoder_n_fft / self.mel_hop) / rate))
+        return int(np.ceil(reach + self.vocoder_view / rate))
+
+    @property
+    def vocoder_view(self) -> int:
+        """Mel frames on each side that the vocoder's samples can depend on, rounded up."""
+        return 3 * self.vocoder_depth + 4 + -(-self.vocoder_n_fft // self.mel_hop)
 
 
 def mel_filters(config: CompactConfig) -> Tensor:
@@ -96,8 +104,36 @@ class LogMel(nn.Module):
         return mel.clamp(min=float(np.exp(c.mel_floor))).log().transpose(1, 2)
 
 
+def along(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """Return the convolution of [B, F, D] over F, in the same layout.
+
+    As an image one pixel high whose channels lie together in memory, so that nothing is transposed.
+    """
+    image, stride, padding = _image(x), (1, *conv.stride), (0, int(conv.padding[0]))
+    return _rows(F.conv2d(image, conv.weight.unsqueeze(2), conv.bias, stride, padding, 1, conv.groups))
+
+
+def apart(conv: nn.ConvTranspose1d, x: Tensor) -> Tensor:
+    """Return the transposed convolution of [B, F, D] over F, as `along`."""
+    image, stride, padding = _image(x), (1, *conv.stride), (0, int(conv.padding[0]))
+    return _rows(F.conv_transpose2d(image, conv.weight.unsqueeze(2), conv.bias, stride, padding))
+
+
+def _image(x: Tensor) -> Tensor:
+    return x.contiguous().mT.unsqueeze(2)
+
+
+def _rows(image: Tensor) -> Tensor:
+    return image.squeeze(2).mT.contiguous()
+
+
+def real(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return [B, F, D] with zeros for padding: what a padded row sees when it is alone."""
+    return x if mask is None else x * mask.to(x.dtype)
+
+
 class ConvNeXt(nn.Module):
-    """Depthwise convolution and pointwise MLP with a scaled skip. [B, D, F] -> [B, D, F]."""
+    """Depthwise convolution and pointwise MLP with a scaled skip. [B, F, D] -> [B, F, D]."""
 
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
@@ -107,32 +143,26 @@ class ConvNeXt(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.scale = nn.Parameter(torch.full((width,), scale))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        # The mask makes a padded row see the zeros that it sees alone.
-        y = self.depthwise(x * mask).transpose(1, 2)
-        return x + (self.scale * self.down(F.gelu(self.up(self.norm(y))))).transpose(1, 2)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = along(self.depthwise, real(x, mask))
+        return torch.addcmul(x, self.down(F.gelu(self.up(self.norm(y)))), self.scale)
 
 
 class Stack(nn.Module):
-    """ConvNeXt blocks of one width, in order."""
+    """ConvNeXt blocks of one width, in order. Mask [B, F, 1], or None where nothing is padded."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ConvNeXt(width, 1 / depth) for _ in range(depth))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         for block in self.blocks:
             x = block(x, mask)
         return x
 
 
-def shrink(mask: Tensor, stride: int) -> Tensor:
-    """Return a [B, 1, F] mask at a rate `stride` times lower."""
-    return mask[..., ::stride]
-
-
 class Encoder(nn.Module):
-    """Log-mel [B, M, F] -> latent [B, len(levels), N]."""
+    """Log-mel [B, M, F] -> latent [B, len(levels), N]; mask [B, 1, F]."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -151,11 +181,11 @@ class Encoder(nn.Module):
         self.whiten = nn.BatchNorm1d(len(config.levels), affine=False)
 
     def forward(self, mel: Tensor, mask: Tensor) -> Tensor:
-        x = mel
+        x, mask = mel.mT, mask.mT
         for stride, down, stack in zip(self.strides, self.downs, self.stacks, strict=True):
-            x, mask = down(x * mask), shrink(mask, stride)
+            x, mask = along(down, x * mask), mask[:, ::stride]
             x = stack(x, mask)
-        latent = self.out(self.norm(x.transpose(1, 2))).transpose(1, 2)
+        latent = self.out(self.norm(x)).mT
         return 0.8 * self.whiten(latent.float())
 
 
@@ -207,17 +237,20 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(widths[-1])
         self.out = nn.Linear(widths[-1], config.n_mels)
 
-    def forward(self, points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (log-mel, features [B, D, N]); mask [B, 1, N]."""
-        x = features = self.stacks[0](self.embed(points * mask), mask)
+    def forward(self, points: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (log-mel, features [B, D, N]); mask [B, 1, N], or None where nothing is padded."""
+        mask = None if mask is None else mask.mT
+        x = real(points.mT, mask).to(self.embed.weight.dtype)
+        x = features = self.stacks[0](along(self.embed, x), mask)
         for stride, up, stack in zip(self.strides, self.ups, self.stacks[1:], strict=True):
-            x, mask = up(x * mask), mask.repeat_interleave(stride, -1)
+            x = apart(up, real(x, mask))
+            mask = None if mask is None else mask.repeat_interleave(stride, 1)
             x = stack(x, mask)
-        return self.out(self.norm(x.transpose(1, 2))).transpose(1, 2), features
+        return self.out(self.norm(x)).mT, features.mT
 
 
 class Vocoder(nn.Module):
-    """Log-mel [B, M, F] -> samples [B, F * mel_hop], by an inverse STFT."""
+    """Log-mel [B, M, F] -> samples [B, F * mel_hop], by an inverse STFT. Mask [B, 1, F] or None."""
 
     window: Tensor
 
@@ -230,24 +263,12 @@ class Vocoder(nn.Module):
         self.out = nn.Linear(config.vocoder_width, config.vocoder_n_fft + 2)
         self.register_buffer("window", torch.hann_window(config.vocoder_n_fft), persistent=False)
 
-    def forward(self, mel: Tensor, mask: Tensor) -> Tensor:
-        x = self.stack(self.embed((mel - self.config.mel_floor) * mask), mask)
-        magnitude, phase = self.out(self.norm(x.transpose(1, 2))).float().chunk(2, -1)
-        spectrum = torch.polar(magnitude.clamp(max=6).exp(), phase)
-        return self._overlap_add(torch.fft.irfft(spectrum, dim=-1) * self.window, mask)
-
-    def _overlap_add(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Sum windowed frames [B, F, n_fft] and divide by the window's energy, counting real frames only."""
-        c = self.config
-        frames = frames * mask.transpose(1, 2)
-        energy = (self.window**2).expand_as(frames) * mask.transpose(1, 2)
-        size = (frames.shape[1] - 1) * c.mel_hop + c.vocoder_n_fft
-        summed, weight = (
-            F.fold(x.transpose(1, 2), (1, size), (1, c.vocoder_n_fft), stride=(1, c.mel_hop))[:, 0, 0]
-            for x in (frames, energy)
-        )
-        trim = (c.vocoder_n_fft - c.mel_hop) // 2
-        return (summed / weight.clamp(min=1e-3))[:, trim : trim + frames.shape[1] * c.mel_hop]
+    def forward(self, mel: Tensor, mask: Tensor | None) -> Tensor:
+        c, columns = self.config, None if mask is None else mask.mT
+        x = self.stack(along(self.embed, real(mel.mT - c.mel_floor, columns)), columns)
+        magnitude, phase = self.out(self.norm(x)).float().chunk(2, -1)
+        frames = torch.fft.irfft(spectrum(magnitude.clamp(max=6).exp(), phase), dim=-1)
+        return overlap_add(frames, self.window, c.mel_hop, None if mask is None else mask[:, 0], 1e-3)
 
 
 class CompactModel(nn.Module):
@@ -267,7 +288,15 @@ class CompactModel(nn.Module):
         frames = mask.repeat_interleave(self.config.frames_per_code, -1)
         return self.quantizer(self.encoder(self.log_mel(samples), frames))[1]
 
-    def samples(self, codes: Tensor, mask: Tensor) -> Tensor:
-        """Return samples [B, N * hop_length] of codes [B, N]; mask [B, 1, N]."""
+    def samples(self, codes: Tensor, mask: Tensor | None, skip: int = 0) -> Tensor:
+        """Return samples [B, (N - skip) * hop_length] of codes [B, N], without those of the first `skip`.
+
+        mask: [B, 1, N], or None where no row is padded.
+        """
+        c = self.config
         mel, _ = self.decoder(self.quantizer.points(codes), mask)
-        return self.vocoder(mel, mask.repeat_interleave(self.config.frames_per_code, -1))
+        frames = None if mask is None else mask.repeat_interleave(c.frames_per_code, -1)
+        # Of what is skipped the vocoder hears only as much as it can see.
+        cut = max(0, skip * c.frames_per_code - c.vocoder_view)
+        sound = self.vocoder(mel[..., cut:], None if frames is None else frames[..., cut:])
+        return sound[:, skip * c.hop_length - cut * c.mel_hop :]

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import NeuCodecConfig, NeuCodecModel, Xcodec2Config, Xcodec2Model
 
 from llasa.audio import resample
+from llasa.codec.batches import alike, mask_of
 from llasa.codec.fbank import SAMPLE_RATE, stacked_features
+from llasa.codec.xcodec2_decoder import Xcodec2Decoder
+from llasa.codec.xcodec2_encoder import Xcodec2Encoder
 from llasa.core import Audio, Codes
+from llasa.device import fastest_dtype
 from llasa.errors import BundleError, InputError
 from llasa.weights import PICKLES, not_finite, sha256
 
@@ -35,6 +40,7 @@ DAMAGED = (
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
 _MOST_CODES = 1 << 20  # the model holds a table of them
+_AT_ONCE = {"cpu": 1024, "gpu": 16_384}  # codes in one batch
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +48,30 @@ log = logging.getLogger(__name__)
 class Xcodec2Codec:
     """X-Codec2: 16 kHz speech to 50 codes a second of 65,536 entries, and back; NeuCodec answers in 24 kHz.
 
-    Rows run one at a time. Attention, group norms and convolutions without a mask see a whole row, so padding
-    would change its last codes, and even a batch of equal lengths may round a latent to the other side of a
-    threshold.
+    Rows of about one length share a batch, padded and masked. A batch may round a latent to the other side of
+    a threshold, so a row that comes near to one is encoded again alone: codes do not depend on company.
 
     Args:
         model: the native model, float32; set to evaluation mode and used in place, on its own device.
+            Decoding and encoding take the weights that it has when they are first called.
         name: `kind@weights-hash`.
+        decode_dtype: of the matrices of the decoder, float32 or bfloat16; by default the faster one here.
+            The inverse STFT is in float32 always. Sound in bfloat16 depends on company by as much as on
+            rounding.
+        encode_dtype: of the encoder. In bfloat16 some codes are others than in float32, and a row may have
+            others alone.
 
     Source: Ye et al., *Llasa* (arXiv 2502.04128), section 2; transformers `models/xcodec2` and
     `models/neucodec`.
     """
 
-    def __init__(self, model: Xcodec2Model | NeuCodecModel, name: str) -> None:
+    def __init__(
+        self,
+        model: Xcodec2Model | NeuCodecModel,
+        name: str,
+        decode_dtype: torch.dtype | None = None,
+        encode_dtype: torch.dtype = torch.float32,
+    ) -> None:
         config: Any = model.config
         neucodec = isinstance(model, NeuCodecModel)
         self.name = name
@@ -64,14 +81,23 @@ class Xcodec2Codec:
         self.codebook_size = math.prod(config.quantization_levels)
         self._extra = 0 if neucodec else 1
         self._model: Any = model.eval()  # transformers types its outputs as unions
+        self._dtypes = decode_dtype or fastest_dtype(self._model.device), encode_dtype
+        self._at_once = _AT_ONCE["cpu" if self._model.device.type == "cpu" else "gpu"]
 
     @classmethod
-    def load(cls, path: str | Path, device: str | None = None) -> "Xcodec2Codec":
-        """Return the codec of a local folder in transformers' native layout, in float32.
+    def load(
+        cls,
+        path: str | Path,
+        device: str | None = None,
+        decode_dtype: torch.dtype | None = None,
+        encode_dtype: torch.dtype = torch.float32,
+    ) -> "Xcodec2Codec":
+        """Return the codec of a local folder in transformers' native layout, kept in float32.
 
         Args:
             path: folder with `config.json` and `model*.safetensors`.
             device: torch device; by default CUDA where there is one, else the CPU.
+            decode_dtype, encode_dtype: see the class.
 
         Raises:
             BundleError: the folder has no safetensors weights, its configuration is of no such codec, a file
@@ -83,7 +109,7 @@ class Xcodec2Codec:
         config = read_config(folder)
         log.info("%s from '%s' runs on %s", config.model_type, folder, device)
         model = _load_model(folder, config).to(device)
-        return cls(model, f"{config.model_type}@{sha256(files)[:12]}")
+        return cls(model, f"{config.model_type}@{sha256(files)[:12]}", decode_dtype, encode_dtype)
 
     @property
     def model(self) -> Any:
@@ -114,7 +140,13 @@ class Xcodec2Codec:
         Raises:
             InputError: a clip is empty, not mono or not finite.
         """
-        return [self._encode_one(wave) for wave in [self._wave(clip) for clip in audio]]
+        samples = [self._wave(clip) for clip in audio]
+        codes: list[Codes] = [[] for _ in samples]
+        for group in alike([self._count(len(one)) for one in samples], self._at_once):
+            pairs = [self.inputs(torch.tensor(samples[n], device=self._model.device)) for n in group]
+            for n, row in zip(group, self._encoder(*zip(*pairs, strict=True)), strict=True):
+                codes[n] = row
+        return codes
 
     @torch.inference_mode()
     def decode(self, codes: Sequence[Codes], context: Codes | None = None) -> list[Audio]:
@@ -135,7 +167,23 @@ class Xcodec2Codec:
         left = list(context or ())
         for row in (left, *codes):
             self._check_codes(row)
-        return [self._decode_one(left, row) for row in codes]
+        silence, start = np.zeros(0, np.float32), len(left) * self.hop_length
+        sounds = [Audio(silence, self.sample_rate)] * len(codes)
+        for group in alike([len(row) and len(left) + len(row) for row in codes], self._at_once):
+            rows = [torch.tensor([*left, *codes[n]], device=self._model.device) for n in group]
+            mask = mask_of([len(row) for row in rows], self._model.device)
+            samples = self._decoder(nn.utils.rnn.pad_sequence(rows, batch_first=True), mask)
+            for n, row, sound in zip(group, rows, samples.clamp(-1, 1).cpu().numpy(), strict=True):
+                sounds[n] = Audio(sound[start : len(row) * self.hop_length].copy(), self.sample_rate)
+        return sounds
+
+    @cached_property
+    def _encoder(self) -> Xcodec2Encoder:
+        return Xcodec2Encoder(self._model, self._dtypes[1])
+
+    @cached_property
+    def _decoder(self) -> Xcodec2Decoder:
+        return Xcodec2Decoder(self._model, self._dtypes[0])
 
     def inputs(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the model is given for a wave [T] at `input_rate`: the padded wave and its features.
@@ -165,12 +213,6 @@ class Xcodec2Codec:
             )
         return resample(Audio(samples, clip.sample_rate), self.input_rate).samples
 
-    def _encode_one(self, samples: np.ndarray) -> Codes:
-        if not self._count(len(samples)):
-            return []
-        wave, features = self.inputs(torch.tensor(samples, device=self._model.device))
-        return self._model.encode(wave[None, None], features[None]).audio_codes[0, 0].tolist()
-
     def _check_codes(self, row: Codes) -> None:
         for position, code in enumerate(row):
             if not 0 <= code < self.codebook_size:
@@ -178,13 +220,6 @@ class Xcodec2Codec:
                     f"Decoding with {self.name}: found code {code} at position {position}, outside "
                     f"[0, {self.codebook_size}). Pass codes that this codec made."
                 )
-
-    def _decode_one(self, left: Codes, row: Codes) -> Audio:
-        if not row:
-            return Audio(np.zeros(0, dtype=np.float32), self.sample_rate)
-        codes = torch.tensor([[[*left, *row]]], device=self._model.device)
-        samples = self._model.decode(codes).audio_values[0, 0, len(left) * self.hop_length :]
-        return Audio(samples.clamp(-1.0, 1.0).cpu().numpy(), self.sample_rate)
 
 
 def _weight_files(folder: Path) -> list[Path]:
