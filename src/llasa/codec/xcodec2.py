@@ -81,7 +81,7 @@ class Xcodec2Codec:
         self.codebook_size = math.prod(config.quantization_levels)
         self._extra = 0 if neucodec else 1
         self._model: Any = model.eval()  # transformers types its outputs as unions
-        self._dtypes = decode_dtype or fastest_dtype(self._model.device), encode_dtype
+        self.decode_dtype, self.encode_dtype = decode_dtype or fastest_dtype(self._model.device), encode_dtype
         self._at_once = _AT_ONCE["cpu" if self._model.device.type == "cpu" else "gpu"]
 
     @classmethod
@@ -179,11 +179,11 @@ class Xcodec2Codec:
 
     @cached_property
     def _encoder(self) -> Xcodec2Encoder:
-        return Xcodec2Encoder(self._model, self._dtypes[1])
+        return Xcodec2Encoder(self._model, self.encode_dtype)
 
     @cached_property
     def _decoder(self) -> Xcodec2Decoder:
-        return Xcodec2Decoder(self._model, self._dtypes[0])
+        return Xcodec2Decoder(self._model, self.decode_dtype)
 
     def inputs(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the model is given for a wave [T] at `input_rate`: the padded wave and its features.

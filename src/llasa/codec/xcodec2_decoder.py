@@ -36,17 +36,19 @@ class GroupNorm:
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, N, D] and mask [B, N, 1] -> [B, N, D], zeros for padding."""
-        rows = x.unflatten(2, (_GROUPS, -1))
-        if mask is None:
-            variance, mean = torch.var_mean(rows, (1, 3), correction=0, keepdim=True)
-        else:
-            seen = mask[..., None]
-            count = seen.sum(1, keepdim=True) * rows.shape[3]
-            mean = (rows * seen).sum((1, 3), keepdim=True) / count
-            variance = ((rows - mean).square() * seen).sum((1, 3), keepdim=True) / count
-        plain = ((rows - mean) * torch.rsqrt(variance + _EPS)).flatten(2)
-        risen = F.silu(plain * self.norm.weight + self.norm.bias)
-        return risen if mask is None else risen * mask
+        count = x.shape[1] if mask is None else mask.sum(1, keepdim=True)
+        apart = x - self._mean(_masked(x, mask), count)
+        scale = self.norm.weight * torch.rsqrt(self._mean(_masked(apart, mask).square(), count) + _EPS)
+        return _masked(F.silu(torch.addcmul(self.norm.bias, apart, scale)), mask)
+
+    def _mean(self, x: Tensor, count: int | Tensor) -> Tensor:
+        """Return the mean of each group at each of its channels, [B, 1, D]: sums along frames are fast."""
+        groups = (x.sum(1, keepdim=True) / count).unflatten(2, (_GROUPS, -1)).mean(3, keepdim=True)
+        return groups.expand(-1, -1, -1, x.shape[2] // _GROUPS).flatten(2)
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask
 
 
 class ResNet:
@@ -113,7 +115,7 @@ class Xcodec2Decoder:
         """
         columns = None if mask is None else mask[..., None]
         x = self._entry(self._levels[codes])
-        x = self._embed(x if columns is None else x * columns).float()
+        x = self._embed(_masked(x, columns)).float()
         for block in self._before:
             x = block(x, columns)
         seen = None if mask is None else mask[:, None, None] > 0
