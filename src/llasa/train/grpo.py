@@ -57,7 +57,6 @@ REFUSED = (
     "output_dir",
     "min_p",
     "generation_kwargs",
-    "use_vllm",
     "use_transformers_continuous_batching",
     "cache_implementation",
 )
@@ -152,7 +151,14 @@ def arguments(recipe: Grpo, bundle: Bundle) -> Any:
     except ImportError as error:
         raise MissingExtra("Training by rewards", "trl", "train") from error
     defaults = DEFAULTS | {"max_completion_length": bundle.max_length}
-    return trl_arguments(GRPOConfig, recipe.trainer, defaults, FIXED, REFUSED, Path(recipe.out), recipe.seed)
+    fixed = FIXED | (_vllm(bundle) if recipe.trainer.get("use_vllm") else {})
+    return trl_arguments(GRPOConfig, recipe.trainer, defaults, fixed, REFUSED, Path(recipe.out), recipe.seed)
+
+
+def _vllm(bundle: Bundle) -> dict[str, Any]:
+    """Return what lets vLLM draw what the engine could: codes, until the end marker."""
+    allowed, end = bundle.prompt.allowed_token_ids, bundle.prompt.end_id
+    return {"generation_kwargs": {"allowed_token_ids": list(allowed), "stop_token_ids": [end]}}
 
 
 class _Run:
@@ -275,7 +281,7 @@ class _Run:
                 processing_class=tokenizer, callbacks=callbacks, peft_config=self.lora,
                 rollout_func=self.roller,
             )  # fmt: skip
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, ImportError, ConnectionError) as error:
             raise ConfigError(f"Setting up TRL's trainer: {error} Change [trainer] or [lora].") from error
         trainer.remove_callback(PrinterCallback)  # the board shows it
         check_head(trainer.accelerator.unwrap_model(trainer.model), self.head)
