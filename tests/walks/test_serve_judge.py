@@ -105,7 +105,7 @@ def test_what_cannot_be_served_ends_with_2(run: Run, tiny_bundle: Path, recipe: 
 
 def test_an_address_of_version_6_is_one_of_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLASA_JUDGE_KEY", "s3cret")
-    hosts = _rules("FD00::1", ["Judge1"]).hosts
+    hosts = _rules("FD00::1", ["Judge1"], "LLASA_JUDGE_KEY").hosts
     assert "[fd00::1]" in hosts and "judge1" in hosts  # as Host headers say it, without the port
 
 

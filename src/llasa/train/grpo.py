@@ -32,7 +32,7 @@ from llasa.train.group import own_device
 from llasa.train.guards import GuardBlock, Guards
 from llasa.train.logprobs import share_prompts
 from llasa.train.panel import SamplesBlock
-from llasa.train.policy import check_head, lora_config, speaking_with, speech_only
+from llasa.train.policy import check_head, lora_config, speech_only
 from llasa.train.prompts import Prompts, read_texts
 from llasa.train.result import write_result
 from llasa.train.rollout import Roller
@@ -177,7 +177,7 @@ class _Run:
         self.engine = NativeEngine(
             self.model, max_length=bundle.max_length, concurrency=together, name="policy"
         )
-        self.bundle = speaking_with(bundle, self.engine)
+        self.bundle = bundle.with_engine(self.engine)
         try:
             self._prepare()
         except BaseException:
