@@ -193,3 +193,50 @@ def test_a_key_is_asked_for_everywhere(tiny_bundle: Path) -> None:
             "/openapi.json",
         ):
             assert answered(url, path)[0] == 401
+
+
+def posted(url: str, path: str, fields: dict[str, str], file: bytes) -> tuple[int, Any]:
+    mark = "7e57"
+    parts = [
+        f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    ]
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="audio_sample"; filename="a.wav"\r\n\r\n'
+    body = b"".join(parts) + head.encode() + file + f"\r\n--{mark}--\r\n".encode()
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+    connection.request("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={mark}"})
+    answer = connection.getresponse()
+    told = json.loads(answer.read())
+    connection.close()
+    return answer.status, told
+
+
+def test_voices_are_listed_made_used_and_removed(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLASA_HOME", str(tmp_path))
+    draw = np.random.default_rng(0)
+    recording = Audio((0.1 * draw.standard_normal(16_000 * 2)).astype(np.float32), 16_000)
+    file = audio.encode(recording, "wav")
+    fields = {"name": "grace", "text": "the cat", "consent": "I agree. Grace"}
+    with speaking(tiny_bundle) as (url, speakers):
+        [speaker] = speakers.speakers.values()
+        listed = json.loads(answered(url, "/v1/audio/voices")[2])
+        assert listed["voices"] == listed["data"] and "grace" not in [one["id"] for one in listed["data"]]
+        for left_out in fields:
+            status, told = posted(url, "/v1/audio/voices", fields | {left_out: ""}, file)
+            assert status == 400 and left_out in told["error"]["message"], told
+        assert posted(url, "/v1/audio/voices", fields, b"no sound")[0] == 400
+        assert posted(url, "/v1/audio/voices", fields, file) == (
+            201,
+            {"id": "grace", "name": "grace", "object": "audio.voice"},
+        )
+        assert speaker.bundle.voices.get("grace").consent == "I agree. Grace"
+        assert posted(url, "/v1/audio/voices", fields, file)[0] == 409
+        assert answered(url, voice={"id": "grace"})[0] == 200
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+        for name, status in (("grace", 200), ("grace", 404), ("ada", 403)):
+            connection.request("DELETE", f"/v1/audio/voices/{name}")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) and answer.status == status
+        connection.close()

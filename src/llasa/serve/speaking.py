@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
-from llasa.audio import read
+from llasa.audio.apart import read_apart
 from llasa.audio.tempo import Tempo
 from llasa.core import Audio, Candidate, Ids, Judged, SamplingParams, Voice
 from llasa.engines.base import Engine, Request
@@ -17,7 +16,7 @@ from llasa.recipe import Effort
 from llasa.serve.asked import SpeechRequest
 from llasa.spoken import Spoken
 from llasa.synthesizer import Synthesizer
-from llasa.voice import create
+from llasa.voice import MAX_S, MIN_S, create
 
 
 class Line:
@@ -174,6 +173,6 @@ class Speakers:
             raise InputError(
                 "Making a voice: found ref_audio without ref_text. Send the words that are said in it."
             )
-        sound = read(BytesIO(asked.sound()), min_s=1.0, max_s=30.0)
+        sound = read_apart(asked.sound(), MIN_S, MAX_S)
         made = create("request", sound, asked.ref_text, speaker.bundle.codec)
         return replace(made, language=asked.language or "")

@@ -30,6 +30,7 @@ from llasa.serve.guard import Guard, Rules
 from llasa.serve.replies import install, refusal
 from llasa.serve.slots import Slots
 from llasa.serve.speaking import Speakers, Speech
+from llasa.serve.voices_api import add_voices
 
 T = TypeVar("T")
 GONE_S = 0.1  # how often it is seen to whether the client still waits
@@ -158,6 +159,8 @@ def make_app(speakers: Speakers, rules: Rules, limits: Limits) -> Guard:
     desk = Desk(speakers, slots, ThreadPoolExecutor(limits.speaking + 1, "llasa-speech"), counted)
     app = FastAPI(title="llasa", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
     install(app)
+
+    add_voices(app, speakers)
 
     @app.post("/v1/audio/speech", response_class=Response)
     async def speech(request: Request, asked: SpeechRequest) -> Response:
