@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from llasa.bundle import load_bundle
 from llasa.serve.guard import Rules
 from llasa.serve.speaking import Speakers
-from llasa.serve.speech_api import Limits, make_app
+from llasa.serve.speech_api import Desk, Limits, make_app
 from llasa.synthesizer import Synthesizer
 from tests.judging import served
 
@@ -20,5 +20,5 @@ def speaking(
     speakers = Speakers({bundle.name: Synthesizer(bundle) for bundle in bundles}, most_effort, 400)
     for speaker in speakers.speakers.values():
         speaker.warm_up()
-    with served(make_app(speakers, rules or Rules(), limits or Limits())) as url:
+    with served(make_app(Desk.open(speakers, limits or Limits()), rules or Rules())) as url:
         yield url, speakers

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llasa.serve.guard import Guard, Rules
     from llasa.serve.judging import Service
     from llasa.serve.speaking import Speakers
+    from llasa.serve.speech_api import Desk
 
 EPILOG = examples(
     "llasa serve",
@@ -51,6 +52,8 @@ def serve(
                                                      "(1024); more are refused.", min=1)] = None,
     max_effort: Annotated[int, typer.Option(help="Candidates a segment that one may ask for.", min=1)] = 16,
     max_characters: Annotated[int, typer.Option(help="Longest text of a request.", min=1)] = 4096,
+    wyoming: Annotated[str | None, typer.Option(help="Speak to Home Assistant as well, at tcp://HOST:PORT "
+                                                     "(10200 is usual); whoever reaches it may.")] = None,
 ) -> None:  # fmt: skip
     """Speak for programs elsewhere, by OpenAI's API; or judge for them."""
     for module in NEEDED:
@@ -65,10 +68,15 @@ def serve(
         with _listening(host, JUDGE_PORT if port is None else port) as listener:
             _run_judge(_service(bundle, codec, block), listener, rules, waiting or MOST_CANDIDATES)
         return
+    if wyoming is not None and find_spec("wyoming") is None:
+        raise MissingExtra("Speaking to Home Assistant", "wyoming", "serve")
     rules = _rules(host, allow_host or [], SPEECH_KEY)
     with _listening(host, SPEECH_PORT if port is None else port) as listener:
         speakers = _speakers(bundle or ["starter"], codec, max_effort, max_characters)
-        _run_speech(speakers, listener, rules, speaking, waiting or MOST_REQUESTS)
+        from llasa.serve.speech_api import Desk, Limits
+
+        desk = Desk.open(speakers, Limits(speaking, waiting or MOST_REQUESTS))
+        _run_speech(desk, listener, rules, wyoming)
 
 
 def _rules(host: str, names: list[str], variable: str) -> "Rules":
@@ -111,14 +119,17 @@ def _speakers(names: Sequence[str], codec: str | None, max_effort: int, max_char
     return Speakers(loaded, max_effort, max_characters)
 
 
-def _run_speech(
-    speakers: "Speakers", listener: socket.socket, rules: "Rules", speaking: int, waiting: int
-) -> None:
-    from llasa.serve.speech_api import Limits, make_app
+def _run_speech(desk: "Desk", listener: socket.socket, rules: "Rules", wyoming: str | None) -> None:
+    from llasa.serve.speech_api import make_app
 
-    app = make_app(speakers, rules, Limits(speaking, waiting))
-    note(f"Speaking on {_url(listener)} ({', '.join(speakers.speakers)}). Stop with Ctrl-C.")
-    _run(app, listener)
+    beside = None
+    if wyoming is not None:
+        from llasa.serve.wyoming import serve as serve_wyoming
+
+        beside = serve_wyoming(wyoming, desk.speakers, desk.slots, desk.threads)
+    also = f", for Home Assistant on {wyoming}" if wyoming else ""
+    note(f"Speaking on {_url(listener)} ({', '.join(desk.speakers.speakers)}){also}. Stop with Ctrl-C.")
+    _run(make_app(desk, rules), listener, beside)
 
 
 def _service(names: list[str] | None, codec: str | None, block: "JudgeBlock") -> "Service":
@@ -155,7 +166,9 @@ def _url(listener: socket.socket) -> str:
     return f"http://{_in_url(host)}:{port}"
 
 
-def _run(app: "Guard", listener: socket.socket) -> None:
+def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None] | None = None) -> None:
+    """Serve until a signal, and something beside it on the same loop."""
+    import asyncio
     import signal
 
     import uvicorn  # pyright: ignore[reportMissingImports]
@@ -164,7 +177,20 @@ def _run(app: "Guard", listener: socket.socket) -> None:
         app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
         limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
+    server = uvicorn.Server(config)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        server.should_exit = True
+
+    async def both() -> None:
+        other = asyncio.create_task(beside) if beside else None
+        if other is not None:
+            other.add_done_callback(ended)
+        await server.serve(sockets=[listener])
+        if other is not None and not other.cancel() and (error := other.exception()):
+            raise ConfigError(f"Serving: {error}. Choose another --wyoming.") from error
+
     # uvicorn ends what is under way, then raises the signal again: that was all that was asked for.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+    asyncio.run(both())

@@ -5,10 +5,12 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
+from typing import TypeVar
 
 from llasa.audio import Encoder
 from llasa.core import Audio
 
+T = TypeVar("T")
 MEDIA = {
     "mp3": "audio/mpeg",
     "opus": "audio/ogg",
@@ -19,29 +21,31 @@ MEDIA = {
 }
 
 
+async def pulled(make: Callable[[], T | None], threads: Executor) -> AsyncIterator[T]:
+    """Yield what `make` gives in a thread, up to None; one is made while another is used, and no more."""
+    loop = asyncio.get_running_loop()
+    ahead = loop.run_in_executor(threads, make)
+    while (made := await ahead) is not None:
+        ahead = loop.run_in_executor(threads, make)
+        yield made
+
+
 async def encoded(
     sounds: Iterator[Audio], format: str, sample_rate: int, streams: bool, threads: Executor
 ) -> AsyncIterator[bytes]:
-    """Yield a sound's bytes; one piece is made while another is sent, and no more.
+    """Yield a sound's bytes.
 
     Args:
         sounds: made and encoded in `threads`. streams: false gives all bytes at the end, with exact headers.
     """
     encoder = Encoder(format, sample_rate, whole=not streams)
-    loop = asyncio.get_running_loop()
 
     def next_bytes() -> bytes | None:
-        """Return what the next pieces give, None at the end."""
-        for piece in sounds:
-            if data := encoder.push(piece):
-                return data
-        return None
+        return next((data for piece in sounds if (data := encoder.push(piece))), None)
 
-    ahead = loop.run_in_executor(threads, next_bytes)
-    while (data := await ahead) is not None:
-        ahead = loop.run_in_executor(threads, next_bytes)
+    async for data in pulled(next_bytes, threads):
         yield data
-    yield await loop.run_in_executor(threads, encoder.close)
+    yield await asyncio.get_running_loop().run_in_executor(threads, encoder.close)
 
 
 async def begun(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -91,6 +91,13 @@ class Desk:
     counted: _Counted
     receipts: Receipts = field(default_factory=Receipts)
 
+    @classmethod
+    def open(cls, speakers: Speakers, limits: Limits) -> "Desk":
+        """Return one over loaded speakers."""
+        slots = Slots(limits.speaking, limits.waiting)
+        threads = ThreadPoolExecutor(limits.speaking + 1, "llasa-speech")
+        return cls(speakers, slots, threads, _Counted(slots))
+
     async def answer(self, request: Request, asked: SpeechRequest) -> Response:
         """Return a request's answer, once its first sound is there.
 
@@ -148,15 +155,13 @@ class _Followed(StreamingResponse):
             await super().__call__(*given)
 
 
-def make_app(speakers: Speakers, rules: Rules, limits: Limits) -> Guard:
+def make_app(desk: Desk, rules: Rules) -> Guard:
     """Return the application.
 
     Args:
-        speakers: loaded. rules: who may ask.
+        rules: who may ask.
     """
-    slots = Slots(limits.speaking, limits.waiting)
-    counted = _Counted(slots)
-    desk = Desk(speakers, slots, ThreadPoolExecutor(limits.speaking + 1, "llasa-speech"), counted)
+    speakers, slots, counted = desk.speakers, desk.slots, desk.counted
     app = FastAPI(title="llasa", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
     install(app)
 
