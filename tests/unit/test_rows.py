@@ -95,3 +95,14 @@ def test_a_model_that_looks_through_a_window_keeps_rows_apart() -> None:
     )
     assert not share_attention(Qwen2ForCausalLM(config))
     assert share_attention(Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=4)))
+
+
+@torch.inference_mode()
+def test_memory_of_rows_that_left_is_given_back() -> None:
+    backbone = Backbone(llama(), sharing=False)
+    backbone.add(backbone.prefill([1, 2])[0], 2, 33)
+    for _ in range(33 - 3):
+        backbone.drop(0)
+    for _ in range(256):
+        backbone.step([1] * 3)
+    assert backbone.rows.layers[0].keys.shape[0] == 4

@@ -5,7 +5,8 @@ Shapes: B live rows, P past ids of a prompt.
 A column is a moment: the newest ids of all rows share one column, the cursor. A row starts as many columns
 before it as it holds ids, and what lies before its start is masked. Distances within a row stay true, so
 rotary, learnt, sliding-window and ALiBi positions all hold, and writing a step is one slice. Rows that share
-a past, where the model can attend to one (see `attention`), hold only what came after it.
+a past, where the model can attend to one (see `attention`), hold only what came after it. Fixed rows, for
+steps whose shapes and memory may not change (see `captured`), keep their buffers.
 """
 
 from collections.abc import Sequence
@@ -16,20 +17,30 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from llasa.engines.attention import Held, Places, padded
+from llasa.engines.attention import Held, Places, Whole, padded
 from llasa.engines.prefixes import Past
 
-_COLUMNS = 256
+COLUMNS = 256  # buffers have a multiple of
 # Measured, one core, 6M Llama, pasts of 170 ids: a step of 3 rows takes 3.4 ms with copies of their past
 # and 4.0 ms sharing it, of 4 rows 3.9 and 4.0, of 16 rows 10.1 and 8.0; of 64 rows, 8 a past, 35.9 and 18.9.
 _TOGETHER = 4
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A step of fixed shape: rows and columns looked at, and the cursor [1], on the device."""
+
+    rows: int
+    columns: int
+    cursor: Tensor
 
 
 @dataclass
 class _Window:
     """Where live rows lie: `starts` [B] columns, the first of them, cursor; the buffer's size and dtype.
 
-    places: where they lie by shared past; None while no row shares one.
+    places: where they lie by shared past; None while no row shares one. frame: of a step of fixed shape.
+    buffers: how often they were made anew.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -39,6 +50,8 @@ class _Window:
     columns: int = 0
     dtype: torch.dtype | None = None
     places: Places | None = None
+    frame: Frame | None = None
+    buffers: int = 0
 
 
 class _Layer(CacheLayerMixin):
@@ -65,7 +78,12 @@ class _Layer(CacheLayerMixin):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
-    ) -> tuple[Tensor | Held, Tensor]:
+    ) -> tuple[Tensor | Held | Whole, Tensor]:
+        if (frame := self.window.frame) is not None:
+            keys, values = (side[: frame.rows, :, : frame.columns] for side in (self.keys, self.values))
+            keys.index_copy_(2, frame.cursor, key_states.to(keys.dtype))
+            values.index_copy_(2, frame.cursor, value_states.to(values.dtype))
+            return Whole(keys), values
         live, first, now = len(self.window.starts), self.window.first, self.window.cursor
         self.put(slice(live), slice(now, now + 1), key_states, value_states)
         keys, values = self.keys[:live, :, first : now + 1], self.values[:live, :, first : now + 1]
@@ -85,11 +103,15 @@ class _Layer(CacheLayerMixin):
         self.shared = (sides[0], sides[1]) if pasts else None
 
     def move(self, live: int, source: slice, target: slice) -> None:
-        """Take new buffers of the window's size and bring the live columns over."""
-        if self.is_initialized:
-            keys, values = self.keys[:live, :, source], self.values[:live, :, source]
+        """Bring the live columns elsewhere, into new buffers if the window's size is another."""
+        if not self.is_initialized:
+            return
+        keys, values = self.keys[:live, :, source], self.values[:live, :, source]
+        if self.keys.shape[::2] == (self.window.rows, self.window.columns):
+            keys, values = keys.clone(), values.clone()  # the two places may overlap
+        else:
             self.lazy_initialization(keys, values)
-            self.put(slice(live), target, keys, values)
+        self.put(slice(live), target, keys, values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -105,12 +127,13 @@ class Rows(Cache):
     """The live rows' keys and values; a row's number changes only by `drop`.
 
     dtype: the model's if None. sharing: whether the model can attend to a past that rows share.
+    fixed: whether buffers only grow, by doubling, so that they rarely change their place.
     """
 
     layers: list[_Layer]  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, dtype: torch.dtype | None = None, sharing: bool = False) -> None:
-        self.window, self._sharing = _Window(dtype=dtype), sharing
+    def __init__(self, dtype: torch.dtype | None = None, sharing: bool = False, fixed: bool = False) -> None:
+        self.window, self._sharing, self._fixed = _Window(dtype=dtype), sharing, fixed
         self._pasts = list[Past | None]()  # of each row, the one that it shares
         self._side_by_side = list[Past]()  # those that the layers hold
         self._changed = False
@@ -155,12 +178,27 @@ class Rows(Cache):
         used = window.cursor - window.first
         end = max(length, used)
         source, target = slice(window.first, window.cursor), slice(end - used, end)
-        window.rows = max(window.rows, 1 << (rows - 1).bit_length() if rows else 0)
-        window.columns = (end // _COLUMNS + 1) * _COLUMNS
+        wanted = max(rows, len(window.starts))
+        wanted_rows, columns = 1 << (wanted - 1).bit_length() if wanted else 0, end // COLUMNS + 1
+        if self._fixed:
+            wanted_rows = max(window.rows, wanted_rows)
+            columns = max(window.columns // COLUMNS, 1 << (columns - 1).bit_length())
+        window.buffers += (wanted_rows, columns * COLUMNS) != (window.rows, window.columns)
+        window.rows, window.columns = wanted_rows, columns * COLUMNS
         for layer in self.layers:
             layer.move(len(window.starts), source, target)
         window.starts = [start + end - window.cursor for start in window.starts]
         window.first, window.cursor = end - used, end
+
+    def clear(self) -> None:
+        """Remove all rows; fixed ones keep their memory."""
+        window = self.window
+        window.starts, window.first, window.cursor = [], 0, 0
+        self._pasts, self._changed = [], True
+        for layer in self.layers if self._fixed else ():
+            if layer.is_initialized:
+                layer.keys.zero_()  # what a failed step left may be NaN
+                layer.values.zero_()
 
     def mask(self, device: torch.device) -> Tensor | None:
         """Return which columns each row sees, bool [B, columns], or None where all rows see all."""
