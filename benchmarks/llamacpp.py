@@ -1,9 +1,9 @@
 """P6: decoding here against llama.cpp, with the same random weights, in one process and in turns.
 
 llama.cpp runs in its batched mode: the N candidates share one `llama_decode` a step. Ids are drawn by this
-project's sampler on both sides, from the speech ids alone, which is cheaper than llama.cpp's own over the whole
-vocabulary: what is compared is the model. Here the dtype is `auto` (int8 where it pays) against the quantised
-files, bfloat16 against f16.
+project's sampler on both sides, from the speech ids alone, which is cheaper than llama.cpp's own over the
+whole vocabulary: what is compared is the model. Here the dtype is `auto` (int8 where it pays) against the
+quantised files, bfloat16 against f16.
 
 Equal: of the f16 and q8_0 files, greedy ids agree with those in bfloat16 as far as rounding lets them
 (`--agree` of the first 8), and the log-probabilities of the likeliest ids are near.
@@ -49,7 +49,7 @@ def exported(bundle: Bundle, quant: str, folder: Path) -> Path:
 
 
 def agreement(ours: Engine, theirs: Engine, prompt: Ids, params: SamplingParams) -> tuple[float, float]:
-    """Return the share of greedy ids that agree, and how far log-probabilities are apart, over the same ids."""
+    """Return the share of greedy ids that agree, and how far apart log-probabilities are, over ours."""
     greedy = replace(params, temperature=0, max_tokens=1, min_tokens=1, n=1, logprobs=True)
     so_far, same, apart = list(prompt), 0, 0.0
     for _ in range(FIRST):

@@ -1,7 +1,7 @@
 """How much memory candidates take: a stated bound, and growth with what is alive.
 
-peak: N candidates of one prompt, each of so many codes, drawn in a fresh process. `held` is what they need: ids
-alive at the end times the bytes of keys and values of one id. The bound is 1.5 times that and 96 MiB.
+peak: N candidates of one prompt, each of so many codes, drawn in a fresh process. What they need is ids alive
+at the end times the bytes of keys and values of one id. The bound is 1.5 times that and 96 MiB.
 ages: what rows of different ages hold, the same buffers without a model: a buffer has as many columns as the
 oldest row has ids, and a power of two of rows, so a young row beside an old one takes more than it needs.
 
@@ -89,6 +89,10 @@ def ages(kind: str, n: int, codes: int) -> dict[str, Any]:
     return {"ages": kind, "n": n, "mean": sum(ratios) / len(ratios), "most": max(ratios)}
 
 
+def _verdict(row: dict[str, Any]) -> str:
+    return "within" if row["within"] else "EXCEEDED"
+
+
 def main() -> None:
     """Measure and print; exit 1 if a bound does not hold."""
     parser = argparse.ArgumentParser(
@@ -112,8 +116,8 @@ def main() -> None:
     else:
         for row in peaks:
             held, peak, bound = (row[key] / 2**20 for key in ("held", "peak", "bound"))
-            print(f"{row['n']:4} of {row['codes']:5} codes: {row['ids']:7} ids need {held:7.1f} MiB, peak "
-                  f"{peak:7.1f}, bound {bound:7.1f}: {'within' if row['within'] else 'EXCEEDED'}")  # fmt: skip
+            print(f"{row['n']:4} of {row['codes']:5} codes: {row['ids']:7} ids need {held:7.1f} MiB, "
+                  f"peak {peak:7.1f}, bound {bound:7.1f}: {_verdict(row)}")  # fmt: skip
         for row in older:
             print(f"{row['n']:4} rows, {row['ages']:10} buffers {row['mean']:6.2f} times the ids, at most "
                   f"{row['most']:6.2f}")  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from llasa.core import SamplingParams
-from llasa.engines.drawing import Settings, _near_the_top, _thresholds, draw, penalise
+from llasa.engines.drawing import Settings, _near_the_top, _Rows, _thresholds, draw, penalise
 from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt, stream_key, uniforms
 from llasa.errors import ConfigError, EngineError, InputError
 
@@ -137,11 +137,12 @@ def test_over_a_published_vocabulary_draws_equal_the_definition(params: Sampling
 
 def test_the_few_blocks_looked_into_hold_all_that_truncation_leaves() -> None:
     noise = torch.randn(8, WIDE, generator=torch.Generator().manual_seed(5))
-    weights = (8 * (noise - noise.amax(-1, keepdim=True))).exp()
+    rows = _Rows(8 * noise, 8 * noise.amax(-1, keepdim=True), torch.ones(8, 1))
+    weights = rows.all()
     proved = 0
     for params in PUBLISHED[1:]:
         settings_ = Settings.of([params] * 8, CPU)
-        if (near := _near_the_top(weights, settings_)) is not None:
+        if (near := _near_the_top(rows, weights, settings_)) is not None:
             kept, columns = near
             expected = weights.masked_fill(weights < _thresholds(weights, settings_)[:, None], 0)
             assert torch.equal(torch.zeros_like(weights).scatter(-1, columns, kept), expected)

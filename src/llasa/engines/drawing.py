@@ -16,6 +16,7 @@ from llasa.core import SamplingParams
 from llasa.errors import EngineError
 
 _HEAD_OF_RANKING = 256
+_LONGER = 16  # times as many where that was not enough
 _BLOCK = 64  # columns ranked as one by their likeliest; of 65,537, topk then sees 1024 and 256 * 64
 _SUMMED = 256  # columns summed as one
 
@@ -25,7 +26,7 @@ class Settings:
     """Parameters of B rows as tensors [B]; the flags tell which work no row needs.
 
     head: how many of the likeliest are ranked first. some_whole: whether a row is not truncated.
-    needs_totals: whether top_p acts on a whole row.
+    needs_all: whether top_p acts on a whole row.
     """
 
     temperature: Tensor
@@ -37,7 +38,7 @@ class Settings:
     penalises: bool
     some_greedy: bool
     some_whole: bool
-    needs_totals: bool
+    needs_all: bool
     head: int
 
     @classmethod
@@ -53,8 +54,8 @@ class Settings:
             penalises=any(p.repetition_penalty != 1 for p in rows),
             some_greedy=any(p.temperature == 0 for p in rows),
             some_whole=any(not p.top_k and p.top_p == 1 for p in rows),
-            needs_totals=any(not p.top_k and p.top_p < 1 for p in rows),
-            head=max(_HEAD_OF_RANKING, *(p.top_k for p in rows)),
+            needs_all=any(not p.top_k and p.top_p < 1 for p in rows),
+            head=max(p.top_k if p.top_k else _HEAD_OF_RANKING for p in rows),
         )
 
 
@@ -81,17 +82,35 @@ def draw(logits: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
     Raises:
         EngineError: a row has no finite maximum.
     """
-    peak = logits.amax(-1, keepdim=True)
+    greedy = settings.some_greedy
+    peak, likeliest = logits.max(-1, keepdim=True) if greedy else (logits.amax(-1, keepdim=True), None)
     if not torch.isfinite(peak).all():
         raise EngineError(
             "Sampling: the model returned logits that are not finite. Check its weights, or use float32."
         )
-    if settings.all_greedy:
-        return logits.argmax(-1)
+    if likeliest is not None and settings.all_greedy:
+        return likeliest[:, 0]
     cold = settings.temperature == 0
-    weights = (logits - peak).div_(settings.temperature.masked_fill(cold, 1)[:, None]).exp_()
-    picked = _truncated(weights, settings, uniform) if settings.truncates else _inverted(weights, uniform)
-    return torch.where(cold, logits.argmax(-1), picked) if settings.some_greedy else picked
+    rows = _Rows(logits, peak, settings.temperature.masked_fill(cold, 1)[:, None])
+    picked = _truncated(rows, settings, uniform) if settings.truncates else _inverted(rows.all(), uniform)
+    return picked if likeliest is None else torch.where(cold, likeliest[:, 0], picked)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Logits [B, A], their largest and the temperature, both [B, 1]."""
+
+    logits: Tensor
+    peak: Tensor
+    temperature: Tensor
+
+    def all(self) -> Tensor:
+        """Return the weights of all columns."""
+        return self.of(self.logits)
+
+    def of(self, logits: Tensor) -> Tensor:
+        """Return what some logits weigh: 1 is the largest weight."""
+        return (logits - self.peak).div_(self.temperature).exp_()
 
 
 def _inverted(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -114,38 +133,48 @@ def _passing(mass: Tensor, wanted: Tensor) -> Tensor:
     return torch.minimum(torch.searchsorted(mass, wanted, right=True), last)
 
 
-def _truncated(weights: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
+def _truncated(rows: _Rows, settings: Settings, uniform: Tensor) -> Tensor:
     """Return the column [B] drawn of what top_k and top_p leave of each row."""
-    kept, columns = _near_the_top(weights, settings) or (None, None)
+    weights = rows.all() if settings.needs_all else None
+    kept, columns = _near_the_top(rows, weights, settings) or (None, None)
     if kept is None:
+        weights = rows.all() if weights is None else weights
         kept = weights.masked_fill(weights < _thresholds(weights, settings)[:, None], 0)
     mass = kept.cumsum(-1, dtype=torch.float64)
     place = _passing(mass, uniform[:, None] * mass[:, -1:])
     return (place if columns is None else columns.gather(-1, place))[:, 0]
 
 
-def _near_the_top(weights: Tensor, settings: Settings) -> tuple[Tensor, Tensor] | None:
+def _near_the_top(rows: _Rows, weights: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor] | None:
     """Return what truncation leaves, zeros between, and its columns, both [B, X] in the order of columns.
 
     None where it is not proved that nothing else is left: rows that are not truncated, wide nuclei, ties.
     The K likeliest ids lie in the K blocks with the likeliest heads, and what lies elsewhere is no likelier
     than the head of the next one.
+
+    weights: of all columns, if they are needed for their sums.
     """
-    width, size = weights.shape[-1], settings.head
-    whole = width // _BLOCK * _BLOCK
-    if settings.some_whole or size >= whole // _BLOCK:
+    logits, size = rows.logits, settings.head
+    width = logits.shape[-1]
+    if settings.some_whole or _narrow(width, settings):
         return None
-    heads, blocks = weights[:, :whole].unflatten(-1, (-1, _BLOCK)).amax(-1).topk(size + 1)
-    inside = torch.arange(_BLOCK, device=weights.device)
+    whole = width // _BLOCK * _BLOCK
+    heads, blocks = logits[:, :whole].unflatten(-1, (-1, _BLOCK)).amax(-1).topk(size + 1)
+    inside = torch.arange(_BLOCK, device=logits.device)
     columns = (blocks[:, :size].sort(-1).values[..., None] * _BLOCK + inside).flatten(1)
-    rest = torch.arange(whole, width, device=weights.device).expand(len(weights), -1)
+    rest = torch.arange(whole, width, device=logits.device).expand(len(logits), -1)
     columns = torch.cat([columns, rest], -1)
-    near = weights.gather(-1, columns)
-    totals = weights.sum(-1, dtype=torch.float64) if settings.needs_totals else None
+    near = rows.of(logits.gather(-1, columns))
+    totals = None if weights is None else weights.sum(-1, dtype=torch.float64)
     threshold, enough = _cut(near.topk(size).values, totals, settings, width)
-    if not bool((enough & (threshold > heads[:, size])).all()):
+    if not bool((enough & (threshold > rows.of(heads[:, size:])[:, 0])).all()):
         return None
     return near.masked_fill(near < threshold[:, None], 0), columns
+
+
+def _narrow(width: int, settings: Settings) -> bool:
+    """Tell whether the blocks that are likely to be looked into would be all there are."""
+    return settings.head >= width // _BLOCK
 
 
 def _cut(ranked: Tensor, totals: Tensor | None, settings: Settings, width: int) -> tuple[Tensor, Tensor]:
@@ -169,7 +198,8 @@ def _thresholds(weights: Tensor, settings: Settings) -> Tensor:
     width = weights.shape[-1]
     totals = weights.sum(-1, dtype=torch.float64)
     # Sorting everything is ten times dearer than the head of the ranking, which nearly always decides.
-    threshold, enough = _cut(weights.topk(min(width, settings.head)).values, totals, settings, width)
+    head = settings.head if _narrow(width, settings) else _LONGER * settings.head
+    threshold, enough = _cut(weights.topk(min(width, head)).values, totals, settings, width)
     if bool(enough.all()):
         return threshold
     return _cut(weights.sort(-1, descending=True).values, totals, settings, width)[0]
