@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from drawn import PROMPT, decoded, fixed, prompt_of, random_llama, speech
-from gpu_stages import CODES_PER_S, Workload, check_s, codec_flops, grpo_step, listener_flops, searched
+from gpu_stages import CODES_PER_S, EACH, Workload, check_s, codec_flops, grpo_step, listener_flops, searched
 
 from llasa.device import fastest_dtype
 from llasa.engines.native import NativeEngine
@@ -202,8 +202,9 @@ def staged(
         finally:
             with_engine.close()
         took, ids, trained = grpo_step(work, model, shape, codes)
-        rolled_s = codes * floor_s(model, shape, 128, codes, ceilings)
-        reward_s = 128 * (codec_s + heard_s)
+        count = work.groups * EACH
+        rolled_s = codes * floor_s(model, shape, count, codes, ceilings)
+        reward_s = count * (codec_s + heard_s)
         add("GRPO step", took, rolled_s + reward_s + 6 * ids * trained / ceilings.gemm)
     return rows
 

@@ -22,8 +22,8 @@ from llasa.train.policy import speech_only
 
 CODES_PER_S = 50
 FORCED = 40  # ids of text that are scored by a forward pass
-GROUPS, EACH, AT_ONCE = 16, 8, 16
-RATE, HOP, WINDOW, CLIP_S = 16_000, 160, 400, 30
+EACH, AT_ONCE = 8, 16
+HOP, WINDOW = 160, 400  # samples at 16 kHz
 
 
 def codec_flops(tiny: bool) -> float:
@@ -44,12 +44,13 @@ class Listener:
     def __init__(self, device: torch.device, dtype: torch.dtype, tiny: bool) -> None:
         size: dict[str, Any] = {
             "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
+            "decoder_attention_heads": 2, "max_source_positions": 50,
         } if tiny else {
             "d_model": 1280, "encoder_layers": 32, "decoder_layers": 4, "encoder_attention_heads": 20,
             "decoder_attention_heads": 20, "encoder_ffn_dim": 5120, "decoder_ffn_dim": 5120,
         }  # fmt: skip
         config: Any = WhisperConfig(num_mel_bins=128, vocab_size=51_866, **size)
+        self.length = 2 * HOP * config.max_source_positions  # 30 s, unless tiny
         with torch.device(device):
             self.model = WhisperModel._from_config(config, dtype=dtype).eval()
             self.mel = torch.rand(128, WINDOW // 2 + 1)
@@ -59,7 +60,7 @@ class Listener:
     @torch.inference_mode()
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         """Return what a forward pass makes of each, all in one batch."""
-        waves = torch.zeros(len(candidates), CLIP_S * RATE)
+        waves = torch.zeros(len(candidates), self.length)
         for row, one in zip(waves, candidates, strict=True):
             assert one.audio is not None
             samples = torch.from_numpy(one.audio.samples)[: len(row)]
@@ -76,10 +77,11 @@ class Listener:
 
 @dataclass(frozen=True)
 class Workload:
-    """Codec and judge."""
+    """Codec and judge, and how many prompts a step of GRPO has."""
 
     codec: Xcodec2Codec
     judge: Judge
+    groups: int
 
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype, tiny: bool) -> "Workload":
@@ -95,7 +97,7 @@ class Workload:
         with torch.device(device):
             model = Xcodec2Model(Xcodec2Config(**(small if tiny else {})))
         codec = Xcodec2Codec(model.to(device), "xcodec2@random")
-        return cls(codec, Judge(codec, Listener(device, dtype, tiny)))
+        return cls(codec, Judge(codec, Listener(device, dtype, tiny)), 2 if tiny else 16)
 
 
 @dataclass
@@ -155,12 +157,12 @@ def grpo_step(work: Workload, model: Any, shape: str, codes: int) -> tuple[dict[
     """Return the seconds of a step by stage, how many ids it was trained on, and how many weights."""
     speech_only(model, speech(shape))
     share_prompts(model, 0.8)
-    engine = NativeEngine(model, max_length=2048, concurrency=GROUPS * EACH)
+    engine = NativeEngine(model, max_length=2048, concurrency=work.groups * EACH)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-6, fused=model.device.type == "cuda")
     try:
         for _ in range(2):  # the second time all is warm
             marks = [time.perf_counter()]
-            rolled = _rolled(engine, shape, codes)
+            rolled = _rolled(engine, shape, codes, work.groups)
             marks.append(time.perf_counter())
             rewards = _rewards(work, [ids for _, ids in rolled], shape)
             marks.append(time.perf_counter())
@@ -169,15 +171,15 @@ def grpo_step(work: Workload, model: Any, shape: str, codes: int) -> tuple[dict[
     finally:
         engine.close()
     roll_s, reward_s, train_s = np.diff(marks).tolist()
-    ids = sum(len(row) for _, row in rolled) + GROUPS * PROMPT
+    ids = sum(len(row) for _, row in rolled) + work.groups * PROMPT
     took = {"rollouts": roll_s, "rewards, not overlapped": reward_s, "training": train_s}
     return took, ids, sum(p.numel() for p in model.parameters())
 
 
-def _rolled(engine: NativeEngine, shape: str, codes: int) -> list[tuple[Ids, Ids]]:
+def _rolled(engine: NativeEngine, shape: str, codes: int, groups: int) -> list[tuple[Ids, Ids]]:
     """Return prompts and codes of all groups; lengths differ from group to group, `codes` in the mean."""
-    lengths = np.linspace(codes / 4, 7 * codes / 4, GROUPS).round().astype(int).tolist()
-    prompts = [prompt_of(shape, group) for group in range(GROUPS)]
+    lengths = np.linspace(codes / 4, 7 * codes / 4, groups).round().astype(int).tolist()
+    prompts = [prompt_of(shape, group) for group in range(groups)]
     requests = [
         engine.submit(prompt, fixed(shape, max(2, length), EACH))
         for prompt, length in zip(prompts, lengths, strict=True)
@@ -203,7 +205,7 @@ def _rewards(work: Workload, rows: Sequence[Ids], shape: str) -> list[float]:
 
 def _trained(model: Any, optimizer: Any, rolled: Sequence[tuple[Ids, Ids]], rewards: list[float]) -> None:
     """Take a step: advantages within groups, log-probabilities of all codes, backward, update."""
-    values = torch.tensor(rewards, device=model.device).view(GROUPS, EACH)
+    values = torch.tensor(rewards, device=model.device).view(-1, EACH)
     advantages = (values - values.mean(1, keepdim=True)).flatten()
     model.train()
     optimizer.zero_grad()
