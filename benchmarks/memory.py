@@ -3,7 +3,8 @@
 peak: N candidates of one prompt, each of so many codes, drawn in a fresh process. What they need is ids alive
 at the end times the bytes of keys and values of one id. The bound is 1.5 times that and 96 MiB.
 ages: what rows of different ages hold, the same buffers without a model: a buffer has as many columns as the
-oldest row has ids, and a power of two of rows, so a young row beside an old one takes more than it needs.
+oldest row has ids, and a power of two of rows, until what old rows hold is set aside. `staggered`: one joins
+after the other; `one old`: all others begin anew every 128 ids.
 
     python benchmarks/memory.py --n 64 --codes 2048      # about 4 minutes, 2.5 GB
     python benchmarks/memory.py --n 8 --codes 64
@@ -28,6 +29,7 @@ from llasa.engines.weights import load_model
 STARTER = Path(__file__).parents[1] / "src" / "llasa" / "assets" / "starter" / "lm"
 FACTOR, SPARE = 1.5, 96 << 20
 PROMPT = 100
+YOUNG = 128  # ids, at most
 KINDS = ("alike", "staggered", "one old")
 
 
@@ -67,25 +69,26 @@ def apart(model: Path, n: int, codes: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def ages(kind: str, n: int, codes: int) -> dict[str, Any]:
-    """Return, of rows of some ages, cells of the buffers over cells of ids alive: mean and most over time."""
-    rows, one = Rows(), torch.zeros(1, 1, 1, 1)
-    empty = [(one[:, :, :0], one[:, :, :0])]
-    ratios = list[float]()
+    """Return, of rows of some ages, cells of keys held over ids alive: mean and most over time."""
+    rows, one = Rows(sharing=True), torch.zeros(1, 1, 1, 1)
+    empty, cpu, ratios = [(one[:, :, :0], one[:, :, :0])], torch.device("cpu"), list[float]()
     for step in range(codes):
-        joining = {"alike": n * (step == 0), "staggered": int(step % max(1, codes // n) == 0)}.get(kind, 1)
-        while len(rows.window.starts) < n and joining:
-            rows.add(empty, 0, 1)
-            joining -= 1
-        rows.reserve(0, 0)
         live = len(rows.window.starts)
-        rows.layers[0].update(one.expand(live, 1, 1, 1), one.expand(live, 1, 1, 1))
+        for row in range(live - 1, 0, -1) if kind == "one old" and step % YOUNG == 0 else ():
+            rows.drop(row)
+        wanted = 1 + step * n // codes if kind == "staggered" else n
+        while len(rows.window.starts) < wanted:
+            rows.add(empty, 0, 1)
+        rows.reserve(0, 0)
+        rows.settle(cpu)
+        layer, live = rows.layers[0], len(rows.window.starts)
+        layer.update(one.expand(live, 1, 1, 1), one.expand(live, 1, 1, 1))
         rows.window.cursor += 1
-        cells = rows.window.rows * rows.window.columns
-        if step >= codes // 4:  # at first one buffer's least size decides
-            ratios.append(cells / sum(rows.positions()))
-        if kind == "one old" and step % 32 == 31:  # all but the first begin anew
-            for row in range(live - 1, 0, -1):
-                rows.drop(row)
+        # What is set aside lies side by side with the rest, and by itself.
+        aside = sum(past[0][0].numel() for past in rows._pasts if past)
+        beside = layer.shared[0].numel() if layer.shared else 0
+        if step >= codes // 4:  # at first the least size of a buffer decides
+            ratios.append((layer.keys.numel() + aside + beside) / sum(rows.positions()))
     return {"ages": kind, "n": n, "mean": sum(ratios) / len(ratios), "most": max(ratios)}
 
 
