@@ -30,9 +30,7 @@ from llasa.device import fastest_dtype
 from llasa.engines.native import NativeEngine
 
 COUNTS = (1, 4, 16, 64)
-AGREE = (
-    0.9  # least share of greedy ids that captured and eager steps have in common up to the first that parts
-)
+FIRST = 12  # greedy ids that captured and eager steps must share; later ones may part by rounding
 
 
 @dataclass(frozen=True)
