@@ -2,8 +2,8 @@
 
 Both draw N candidates of one prompt with a 135M policy, decode them with X-Codec2, have them heard by
 Whisper-base and take the one with the fewest wrong characters. The loop does so one candidate after another,
-with `transformers.generate`, `Xcodec2Model.decode` and `WhisperForConditionalGeneration.generate`; ours
-draws, decodes and listens in batches. Policy and Whisper are in one dtype on both sides; the codec is one model.
+with `transformers.generate`, `Xcodec2Model.decode` and `WhisperForConditionalGeneration.generate`. Ours
+draws, decodes and listens in batches. Policy and Whisper are in one dtype on both sides; the codec is one.
 
 Check: the candidates that ours drew, decoded and heard again by the loop's own means one at a time, have the
 same winner.
