@@ -60,6 +60,11 @@ class OneAtATime:
         with self._lock:
             return self._judge.judge(candidates, held_out)
 
+    def choose(self, candidates: list[Candidate], above: float = 0.0) -> list[Judged]:
+        """See `Judge.choose`."""
+        with self._lock:
+            return self._judge.choose(candidates, above)
+
 
 @dataclass
 class Speech:
