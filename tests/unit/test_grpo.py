@@ -138,10 +138,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(make, tmp_path):
     run = _Run(make())
     roll = run.roller.roll
 
-    def until_the_third(prompts, place):
+    def until_the_third(prompts, place, vllm):
         if place.step == 3:
             raise Stop
-        return roll(prompts, place)
+        return roll(prompts, place, vllm)
 
     run.roller.roll = until_the_third
     with pytest.raises(Stop):

@@ -80,7 +80,7 @@ def trainer(model: Any, step: int = 0, process: int = 0) -> Any:
     """What the roller asks of TRL's trainer."""
     return SimpleNamespace(
         model=model, state=SimpleNamespace(global_step=step), num_generations=3, max_completion_length=40,
-        accelerator=SimpleNamespace(process_index=process),
+        accelerator=SimpleNamespace(process_index=process), use_vllm=False,
     )  # fmt: skip
 
 
