@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,7 @@ from llasa.errors import ConfigError, EngineError, LlasaError
 
 if TYPE_CHECKING:
     from llasa.codec.base import Codec
-    from llasa.core import Audio, Codes, Ids
-    from llasa.engines.base import Request
+    from llasa.core import Audio, Codes
     from llasa.recipe import Effort
     from llasa.synthesizer import Synthesizer
 
@@ -31,7 +30,6 @@ SENTENCES = (
     "nobody noticed the small boat until it was close to the shore.",
     "a cold wind from the north carried the smell of snow.",
 )
-FIRST_S, AHEAD_S = 0.2, 0.4  # of speech in the first piece of a stream, and heard by the codec behind it
 FIRST_REPEATS = 5
 
 
@@ -51,10 +49,10 @@ class Speed:
     """How fast a bundle spoke at an effort.
 
     load_s: from the start of the process until it could speak, imports included. first_audio_s: from a text
-    to the first sound, median: of the first `FIRST_S` seconds of a stream, or, where candidates are judged,
-    of a whole sentence. audio_s: of speech. elapsed_s: for it. codes: drawn, of all candidates. draw_s,
-    decode_s, judge_s: of `elapsed_s`; at effort 1 the reading of the text counts as drawing. peak_bytes: of
-    memory, of the process. device_bytes: of the GPU's, 0 without one.
+    to the first sound, median: of a stream, or, where candidates are judged, of a whole sentence. audio_s: of
+    speech. elapsed_s: for it. codes: drawn, of all candidates. draw_s, decode_s, judge_s: of `elapsed_s`; at
+    effort 1 the reading of the text counts as drawing. peak_bytes: of memory, of the process. device_bytes:
+    of the GPU's, 0 without one.
     """
 
     effort: int
@@ -202,24 +200,12 @@ def _summed(spoken: Sequence[Any], key: str) -> float:
 
 def _first_audio(speaker: "Synthesizer", number: int) -> float:
     """Return the seconds from a text to the first piece of its stream."""
-    from llasa.stream import decode_stream
-
-    began, bundle = time.perf_counter(), speaker.bundle
-    job = speaker.job(_text(number), seed=number)
-    voice, rate = job.utterance.voice, bundle.codec.sample_rate / bundle.codec.hop_length
-    request = bundle.engine.submit(job.prompt, job.params)
-    chunks = (bundle.prompt.codes(ids) for ids in _ids(request))
-    steps = {"look_ahead": round(AHEAD_S * rate), "step": max(1, round(FIRST_S * rate))}
-    try:
-        next(decode_stream(bundle.codec, chunks, voice.codes if voice else None, **steps), None)
-        return time.perf_counter() - began
-    finally:
-        request.cancel()
-
-
-def _ids(request: "Request") -> "Iterator[Ids]":
-    for step in request:
-        yield step.ids
+    began = time.perf_counter()
+    stream = speaker.stream(_text(number), seed=number)
+    next(stream)
+    elapsed_s = time.perf_counter() - began
+    del stream  # cancels what is still drawn
+    return elapsed_s
 
 
 def peak_bytes() -> int | None:

@@ -164,4 +164,4 @@ def test_searches_choose_the_same_on_planted_sets(search: BestOfN | Adaptive) ->
         found.append([last for job in jobs for last in search.run(job, means) if isinstance(last, Ranking)])
         calls.append(dear.calls)
     assert [ended(one) for one in found[0]] == [ended(one) for one in found[1]]
-    assert calls[1] < 0.6 * calls[0]
+    assert calls[1] < 0.7 * calls[0]
