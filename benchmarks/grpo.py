@@ -110,8 +110,8 @@ def own(args: argparse.Namespace, out: Path) -> tuple[Any, dict[str, Any]]:
     run.roller._judge = Distant(run.judge)  # pyright: ignore
     roll = run.roller.roll
 
-    def noting(prompts: Any, place: Any) -> Any:
-        rolled, spent = roll(prompts, place)
+    def noting(prompts: Any, place: Any, vllm: Any) -> Any:
+        rolled, spent = roll(prompts, place, vllm)
         noted["rolled"] += rolled
         noted["exposed"].append(spent.exposed_s)
         return rolled, spent

@@ -18,7 +18,7 @@ from llasa.metrics import error_rate, paired
 from llasa.pairs import VOTES, decide, read_pairs
 from llasa.scorers.wer import ErrorRate
 from llasa.synthesizer import Synthesizer
-from llasa.train.policy import speaking_with, speech_only
+from llasa.train.policy import speech_only
 from llasa.train.preference import Preference, preferences, split
 
 
@@ -57,7 +57,7 @@ def held_out(bundle: Bundle, folder: Path, share: float) -> list[Preference]:
     """Return the rows that a recipe with seed 0 holds out."""
     pairs = read_pairs(folder)
     engine = NativeEngine(model_of(bundle), max_length=bundle.max_length)
-    found = preferences(pairs, decide(pairs, [folder / VOTES]).choices, speaking_with(bundle, engine))
+    found = preferences(pairs, decide(pairs, [folder / VOTES]).choices, bundle.with_engine(engine))
     engine.close()
     return split(found.rows, share, 0)[1]
 

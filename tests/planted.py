@@ -57,9 +57,9 @@ def planted_job(words: int = 8, pass_rate: float = 0.6, number: int = 0, seed: i
     return Job(Utterance(str(number), text), [words, round(1000 * pass_rate), number], params)
 
 
-def planted_means(engine: "PlantedEngine", scorer: Scorer) -> Means:
+def planted_means(engine: "PlantedEngine", scorer: Scorer, cascade: bool = True) -> Means:
     """Return what a search over planted speech works with."""
-    return Means(engine, Judge(PlantedCodec(), scorer), planted_codes, CODES_PER_S)
+    return Means(engine, Judge(PlantedCodec(), scorer, cascade=cascade), planted_codes, CODES_PER_S)
 
 
 def planted_codes(ids: Ids) -> Codes:

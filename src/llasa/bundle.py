@@ -7,6 +7,7 @@ Must not know how the parts work together.
 import json
 import re
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import resources
@@ -61,6 +62,18 @@ class Bundle:
     def name(self) -> str:
         """What the bundle is called."""
         return self.manifest.name
+
+    def with_engine(self, engine: Engine) -> "Bundle":
+        """Return a bundle that shares the parts that are loaded, but for the engine."""
+        other = copy(self)  # `replace` would drop the parts, and load them again
+        other.__dict__["engine"] = engine
+        return other
+
+    def without_default_voice(self) -> "Bundle":
+        """Return a bundle that shares loaded parts, and speaks without a voice unless one is named."""
+        other = copy(self)
+        other.__dict__["manifest"] = self.manifest.model_copy(update={"default_voice": None})
+        return other
 
     @property
     def default_voice(self) -> str | None:

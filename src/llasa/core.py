@@ -164,15 +164,16 @@ def plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Status = Literal["scored", "bad", "unjudged"]
+Status = Literal["scored", "outdone", "bad", "unjudged"]
 
 
 @dataclass(frozen=True)
 class Judged:
     """A candidate and its verdict.
 
-    status: `scored`; `bad`: unspeakable or ruled out, `score` is the declared value; `unjudged`: a scorer
-    failed, `score` is None and the candidate leaves every average. reason: why it is not `scored`.
+    status: `scored`; `outdone`: it cannot be the best of its search, not all was measured, and `score` is the
+    most it could have had; `bad`: unspeakable or ruled out, `score` is the declared value; `unjudged`: a
+    scorer failed, `score` is None and the candidate leaves every average. reason: why it is not `scored`.
     """
 
     candidate: Candidate

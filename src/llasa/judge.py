@@ -1,27 +1,27 @@
 """The one way a candidate gets a score: search, reward and evaluation all come here.
 
-Decodes once, runs cheap scorers before dear ones, rules candidates out on the way, combines what the parts
-say and checks it. Must not know: where candidates come from, what is done with the verdict.
+Decodes once, runs cheap scorers before dear ones, rules candidates out on the way and combines what the parts
+say. Where only the best is wanted, dear scorers are spared those that cannot be it.
+Must not know: where candidates come from, what is done with the verdict.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from llasa import config
 from llasa.codec.base import Codec
 from llasa.core import Candidate, Codes, Judged, Score
-from llasa.errors import ConfigError, InputError, ScorerError
-from llasa.scorers.base import CODES, Parts, Scorer, check_scorer, load_scorer
+from llasa.errors import ConfigError, ScorerError
+from llasa.scorers.asked import answers
+from llasa.scorers.base import CODES, SMALL_MODEL, Parts, Scorer, check_scorer, load_scorer
 
 Combine = Literal["harmonic", "mean", "min"]
 Decode = Callable[[Sequence[Candidate]], list[Candidate]]
-
-PATIENCE = 2  # failures in a row after which a service is not asked for further candidates
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class _Verdict:
     notes: list[str]
     ruled_out: str = ""
     failed: str = ""
+    outdone: str = ""
 
     @property
     def open(self) -> bool:
-        return not (self.ruled_out or self.failed)
+        return not (self.ruled_out or self.failed or self.outdone)
 
 
 class Rubric:
@@ -102,35 +103,73 @@ class Rubric:
         return [one.score for one in graded if one.score is not None]
 
     def grade(
-        self, candidates: Sequence[Candidate], decode: Decode | None = None, held_out: bool = True
+        self,
+        candidates: Sequence[Candidate],
+        decode: Decode | None = None,
+        held_out: bool = True,
+        above: float | None = None,
     ) -> list[Judged]:
         """Return a verdict for each candidate.
 
         Args:
-            decode: gives candidates their audio; called once, before the first part that listens, for those
-                not yet ruled out. None: they have it.
+            decode: gives candidates their audio where they have none; called with those that a part is about
+                to listen to. None: all have it.
             held_out: whether to run the held-out parts too.
+            above: a value to reach: only the best of those that reach it must be found, and no part is run
+                for a candidate that cannot be it any more. None: every part judges every candidate.
         """
         verdicts = [_Verdict(candidate, {}, {}, []) for candidate in candidates]
-        order = sorted(
-            range(len(self.parts)), key=lambda i: (self.parts[i].held_out, self.parts[i].scorer.cost)
-        )
-        for number in order:
-            part = self.parts[number]
-            if part.held_out and not held_out:
-                continue
-            live = [verdict for verdict in verdicts if verdict.open]
-            if decode and part.scorer.cost > CODES:
-                heard = decode([verdict.candidate for verdict in live])
-                for verdict, candidate in zip(live, heard, strict=True):
-                    verdict.candidate = candidate
-                decode = None
-            self._run(number, live)
+        order = sorted(range(len(self.parts)), key=lambda i: self.parts[i].scorer.cost)
+        steering = [i for i in order if not self.parts[i].held_out]
+        if above is not None:
+            self._race(steering, verdicts, decode, above)
+        reported = [i for i in order if self.parts[i].held_out and held_out]
+        for number in reported if above is not None else [*steering, *reported]:
+            self._run(number, [verdict for verdict in verdicts if verdict.open], decode)
         return [self._judged(verdict) for verdict in verdicts]
 
-    def _run(self, number: int, live: Sequence[_Verdict]) -> None:
+    def _race(
+        self, order: Sequence[int], verdicts: Sequence[_Verdict], decode: Decode | None, above: float
+    ) -> None:
+        """Run parts until the best is known, a model's for the most promising first.
+
+        Each call of a model takes twice as many as the one before, and all with the best promise: no value
+        of theirs could spare them.
+        """
+        calls = Counter[int]()
+        while waiting := self._waiting(order, verdicts, above):
+            best_promise, leader = waiting[0]
+            number = _first(order, leader)
+            rows = [row for row in waiting if _first(order, row[1]) == number]
+            size = 2 ** calls[number] if self.parts[number].scorer.cost >= SMALL_MODEL else len(rows)
+            group = [one for place, (most, one) in enumerate(rows) if place < size or most == best_promise]
+            self._run(number, group, decode)
+            # A service that is down shall not be waited for in small groups.
+            calls[number] += len(verdicts) if any(one.failed for one in group) else 1
+
+    def _waiting(
+        self, order: Sequence[int], verdicts: Sequence[_Verdict], above: float
+    ) -> list[tuple[float, _Verdict]]:
+        """Return who may yet be the best and the most each can reach, highest first; close the others."""
+        rows = [(self.total(verdict.values), verdict) for verdict in verdicts if verdict.open]
+        known = [most for most, verdict in rows if len(verdict.values) == len(order)]
+        best = max([above, *known])
+        waiting: list[tuple[float, _Verdict]] = []
+        for most, verdict in rows:
+            if missing := [self.parts[i].name for i in order if i not in verdict.values]:
+                if most >= best:
+                    waiting.append((most, verdict))
+                else:
+                    verdict.outdone = f"cannot be the best: {most:.3f} at most; not run: {', '.join(missing)}"
+        return sorted(waiting, key=lambda row: -row[0])
+
+    def _run(self, number: int, live: Sequence[_Verdict], decode: Decode | None) -> None:
         part = self.parts[number]
-        scores = _scores(part.scorer, [verdict.candidate for verdict in live])
+        if decode and part.scorer.cost > CODES:
+            heard = decode([verdict.candidate for verdict in live])
+            for verdict, candidate in zip(live, heard, strict=True):
+                verdict.candidate = candidate
+        scores = answers(part.scorer, [verdict.candidate for verdict in live])
         for verdict, score in zip(live, scores, strict=True):
             if isinstance(score, str):
                 self._miss(part, verdict, score)
@@ -154,30 +193,44 @@ class Rubric:
         if verdict.ruled_out:
             score = Score(0.0, verdict.measures, verdict.ruled_out)
             return Judged(verdict.candidate, score, "bad", verdict.ruled_out)
+        if verdict.outdone:
+            score = Score(self.total(verdict.values), verdict.measures, verdict.outdone)
+            return Judged(verdict.candidate, score, "outdone", verdict.outdone)
         score = Score(self.total(verdict.values), verdict.measures, " ".join(verdict.notes))
         return Judged(verdict.candidate, score)
 
     def total(self, values: Mapping[int, float]) -> float:
-        """Return the value of a candidate from the values of its steering parts, by part number."""
-        gates = [values[i] for i, part in enumerate(self.parts) if part.gate and not part.held_out]
-        graded = [
-            (values[i], part.weight) for i, part in enumerate(self.parts) if not (part.gate or part.held_out)
-        ]
+        """Return the value of a candidate from the values of its steering parts, by part number.
+
+        Where some are not known yet: the most that it can come to, exactly, for it rises with each of them.
+        """
+        steering = [(values.get(i, 1.0), part) for i, part in enumerate(self.parts) if not part.held_out]
+        gates = [value for value, part in steering if part.gate]
+        graded = [(value, part.weight) for value, part in steering if not part.gate]
         return math.prod(gates) * (combined(graded, self.combine) if graded else 1.0)
 
 
 class Judge:
     """Codec, scorer and policy: candidates in, verdicts out, same order and number."""
 
-    def __init__(self, codec: Codec, scorer: Scorer, *, empty: float = 0.0, truncated: float = 0.0) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        scorer: Scorer,
+        *,
+        empty: float = 0.0,
+        truncated: float = 0.0,
+        cascade: bool = True,
+    ) -> None:
         """Take what verdicts are made of.
 
         Args:
             scorer: a `Rubric`, or any scorer, which is then a rubric of one part.
             empty: declared value of a candidate without codes. truncated: of one cut by the length limit or
                 by the loop guard, cancelled or pruned. In [0, 1].
+            cascade: whether `choose` spares the dear parts what cannot win.
         """
-        self.codec, self.empty, self.truncated = codec, empty, truncated
+        self.codec, self.empty, self.truncated, self.cascade = codec, empty, truncated, cascade
         self.rubric = scorer if isinstance(scorer, Rubric) else Rubric([Part(scorer)])
         self.partial = self.rubric.partial
 
@@ -187,9 +240,23 @@ class Judge:
         Args:
             held_out: run the held-out parts too: for results that are reported.
         """
+        return self._verdicts(candidates, held_out, None)
+
+    def choose(self, candidates: Sequence[Candidate], above: float = 0.0) -> list[Judged]:
+        """Return verdicts among which the best is the one that `judge` finds, for less.
+
+        Parts run for the most promising first. A candidate that could not reach the best, were all other
+        parts to give it 1, is `outdone`; the reason says what was not run. Without `cascade`, as `judge`.
+
+        Args:
+            above: the best value so far: those that cannot reach it are not wanted either.
+        """
+        return self._verdicts(candidates, False, above if self.cascade else None)
+
+    def _verdicts(self, candidates: Sequence[Candidate], held_out: bool, above: float | None) -> list[Judged]:
         verdicts = {i: bad for i, one in enumerate(candidates) if (bad := self._unspeakable(one))}
         rest = [i for i in range(len(candidates)) if i not in verdicts]
-        graded = self.rubric.grade([candidates[i] for i in rest], self.decode, held_out) if rest else []
+        graded = self.rubric.grade([candidates[i] for i in rest], self.decode, held_out, above)
         verdicts |= dict(zip(rest, graded, strict=True))
         return [verdicts[i] for i in range(len(candidates))]
 
@@ -239,12 +306,13 @@ class PartBlock(BaseModel):
 
 
 class JudgeBlock(BaseModel):
-    """A [judge] table."""
+    """A [judge] table. cascade: whether a search spares dear scorers what cannot win; see `Judge.choose`."""
 
     model_config = config.STRICT
     combine: Combine = "harmonic"
     empty: Annotated[float, Field(ge=0, le=1)] = 0.0
     truncated: Annotated[float, Field(ge=0, le=1)] = 0.0
+    cascade: bool = True
     scorers: list[PartBlock] = Field(min_length=1)
 
 
@@ -256,7 +324,7 @@ def build_judge(block: JudgeBlock, parts: Parts) -> Judge:
         MissingExtra, BundleError: what a scorer needs is missing or damaged.
     """
     rubric = Rubric([_part(one, parts) for one in block.scorers], block.combine)
-    return Judge(parts.codec, rubric, empty=block.empty, truncated=block.truncated)
+    return Judge(parts.codec, rubric, empty=block.empty, truncated=block.truncated, cascade=block.cascade)
 
 
 def _part(block: PartBlock, parts: Parts) -> Part:
@@ -286,64 +354,14 @@ def _check(parts: Sequence[Part], steering: Sequence[Part]) -> None:
             raise ConfigError(f"{doing}: {found}. A held-out recogniser must be another one.")
 
 
+def _first(order: Sequence[int], verdict: _Verdict) -> int:
+    """Return the first part that has not judged a candidate; there is one."""
+    return next(number for number in order if number not in verdict.values)
+
+
 def _heard_by(part: Part) -> str | None:
     """Return the name of the recogniser a part listens with."""
     return getattr(getattr(part.scorer, "recognizer", None), "name", None)
-
-
-def _scores(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Score | str]:
-    """Return a checked score for each candidate, or why there is none."""
-    if not candidates:
-        return []
-    try:
-        return _asked(scorer, candidates)
-    except (InputError, ScorerError) as error:
-        return [str(error)] if len(candidates) == 1 else _one_by_one(scorer, candidates)
-
-
-def _one_by_one(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Score | str]:
-    """Judge each alone: one that cannot be judged must not cost the others their verdict.
-
-    A service that fails twice in a row is down: the rest fails the same way without being waited for.
-    """
-    found: list[Score | str] = []
-    failures = 0
-    for candidate in candidates:
-        if failures == PATIENCE:
-            found.append(found[-1])
-            continue
-        try:
-            found += _asked(scorer, [candidate])
-            failures = 0
-        except (InputError, ScorerError) as error:
-            found.append(str(error))
-            failures += isinstance(error, ScorerError)
-    return found
-
-
-def _asked(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Score | str]:
-    scores = cast(object, scorer.score(candidates))
-    doing = f"Judging by '{scorer.name}'"
-    if not isinstance(scores, list | tuple):
-        found = f"{scores!r:.80} instead of a list of scores"
-    elif len(answers := cast(Sequence[object], scores)) != len(candidates):
-        found = f"{len(answers)} scores for {len(candidates)} candidates"
-    else:
-        return [_valid(score, doing) for score in answers]
-    return [f"{doing}: found {found}. Correct the scorer."] * len(candidates)
-
-
-def _valid(score: object, doing: str) -> Score | str:
-    """Return a score in plain floats, or what is wrong with it."""
-    if not isinstance(score, Score):
-        return f"{doing}: found {score!r:.80}. A scorer gives a Score for each candidate; correct it."
-    said: list[tuple[str, object]] = [("the value", score.value), *score.measures.items()]
-    if wrong := [f"{key} {n!r:.80}" for key, n in said if not isinstance(n, Real) or math.isnan(n)]:
-        return f"{doing}: found {wrong[0]}. A scorer gives numbers; correct it."
-    if not 0 <= score.value <= 1:
-        return f"{doing}: found the value {score.value}. A scorer gives values in [0, 1]; correct it."
-    measures = {key: float(number) for key, number in score.measures.items()}
-    return replace(score, value=float(score.value), measures=measures)
 
 
 def _declared(candidate: Candidate, value: float, reason: str) -> Judged:

@@ -199,7 +199,7 @@ def _estimated(shape: Shape, device: torch.device, dtype: torch.dtype, free: int
     if free is not None and needed > free:
         return Estimate(shape, needed, free)
     model = _one_layer(shape, device, dtype)
-    backbone = Backbone(model)
+    backbone = Backbone(model, fixed=False)  # the number of layers changes between steps
     past = torch.zeros(1, shape.kv_heads, PAST, shape.head_width, device=device, dtype=dtype)
     backbone.add(Read([(past, past)], None), PAST, 1)
     head = backbone.head(None)

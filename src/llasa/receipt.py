@@ -29,7 +29,8 @@ class SegmentReceipt:
     times in the whole sound. second_heard, second_value: by the held-out recogniser, None without one or if
     it failed. status, reason, value: the judge's; value None if unjudged. measures: of all parts, held-out
     ones too, in natural units. note: what scorers remarked. finish: how it ended. drawn, ruled_out, unjudged:
-    candidates. stop: why the search ended. tokens: ids drawn.
+    candidates; outdone: those that could not win and so were not judged by all parts. stop: why the search
+    ended. tokens: ids drawn.
     """
 
     text: str
@@ -46,6 +47,7 @@ class SegmentReceipt:
     drawn: int
     ruled_out: int
     unjudged: int
+    outdone: int
     stop: str
     tokens: int
 
@@ -144,6 +146,7 @@ def _segment(
         drawn=len(statuses),
         ruled_out=statuses.count("bad"),
         unjudged=statuses.count("unjudged"),
+        outdone=statuses.count("outdone"),
         stop=one.ranking.stop if one.ranking else "",
         tokens=one.ranking.tokens if one.ranking else len(one.candidate.codes),
     )

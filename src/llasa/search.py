@@ -45,7 +45,7 @@ class Progress:
 class Ranking:
     """How a search ended. generate_s, judge_s: spent.
 
-    judged: final candidates, best first: scored by value, then bad, then unjudged; equal ones as drawn.
+    judged: final candidates, best first: scored by value, outdone, bad, unjudged; equal ones as drawn.
     tokens: ids drawn in all, dropped beams included. stop: why no more were.
     """
 
@@ -257,10 +257,10 @@ class _Run:
                 request.cancel()
             self.generate_s += time.perf_counter() - self._wave_began
 
-    def judge(self, judge: Judge, drawn: Sequence[Generation]) -> list[Judged]:
-        """Return the verdicts of candidates that were drawn; ends a wave."""
-        began = time.perf_counter()
-        judged = judge.judge([self._candidate(made) for made in drawn])
+    def judge(self, judge: Judge, drawn: Beams, above: float | None = None) -> list[Judged]:
+        """Return the verdicts of what was drawn, `above` a value only the best's is sure; ends a wave."""
+        began, made = time.perf_counter(), [self._candidate(one) for one in drawn]
+        judged = judge.judge(made) if above is None else judge.choose(made, above)
         self.judge_s += time.perf_counter() - began
         self._slowest_s = max(self._slowest_s, time.perf_counter() - self._wave_began)
         return judged
@@ -289,7 +289,7 @@ def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> 
             stop = f"deadline: {len(found)} of {run.total} candidates were drawn"
             break
         (drawn,) = yield from run.draw([(run.job.prompt, params)])
-        found += run.judge(run.means.judge, drawn)
+        found += run.judge(run.means.judge, drawn, run.best or 0.0)
         run.count, run.best = len(found), _best(found)
         yield run.progress()
         if len(_missed(found[-max(params.n, 2) :])) > 1:  # one alone may be the fault of the candidate
@@ -320,7 +320,7 @@ def _beams(run: _Run, search: BeamSearch, n: int | None) -> Iterator[Progress | 
     shares = [wanted // used + (i < wanted % used) for i in range(used)]
     skip = search.width * search.branch  # with their numbers, beams that ended would end again
     completed = yield from _continued(run, live[:used], shares, longest - length, skip)
-    judged = run.judge(run.means.judge, _distinct([*ended, *completed]))
+    judged = run.judge(run.means.judge, _distinct([*ended, *completed]), 0.0)
     run.count, run.best = run.count + len(completed), _best(judged)
     yield run.progress()
     yield run.ranking(judged, stop)
@@ -378,14 +378,14 @@ def _best(judged: Sequence[Judged]) -> float | None:
 def place(judged: Judged) -> tuple[int, float, bool, bool]:
     """Return a key that sorts best first, and of the bad ones those with speech."""
     value, made = judged.score.value if judged.score else 0.0, judged.candidate
-    status = ("scored", "bad", "unjudged").index(judged.status)
+    status = ("scored", "outdone", "bad", "unjudged").index(judged.status)
     return status, -value, not made.codes, made.finish not in ("stop", "partial")
 
 
 def _missed(judged: Sequence[Judged]) -> list[str]:
-    """Return why there are candidates without a verdict, if none was scored."""
-    scored = any(one.status == "scored" for one in judged)
-    return [] if scored else [one.reason for one in judged if one.status == "unjudged"]
+    """Return why there are candidates without a verdict, if all but bad ones are."""
+    known = any(one.status in ("scored", "outdone") for one in judged)
+    return [] if known else [one.reason for one in judged if one.status == "unjudged"]
 
 
 def _need_verdict(judged: Sequence[Judged]) -> None:

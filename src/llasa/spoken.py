@@ -6,11 +6,10 @@ from itertools import tee
 
 import numpy as np
 
-from llasa.audio import sounding
 from llasa.core import Audio, Candidate, SamplingParams
 from llasa.errors import EngineError
+from llasa.seams import join, kept
 from llasa.search import Ranking
-from llasa.stream import join
 from llasa.text.segment import Segment
 
 EDGE_SILENCE_S = 0.1  # kept at the ends of a segment: pauses are the text's business
@@ -57,7 +56,7 @@ def voiced(spoken: Iterable[Spoken]) -> Iterator[Audio]:
         EngineError: none of them has any sound.
     """
     heard, again = tee(one for one in spoken if one.candidate.audio is not None)
-    sounds = (one.candidate.audio for one in heard if one.candidate.audio is not None)
+    sounds = ([one.candidate.audio] for one in heard if one.candidate.audio is not None)
     pauses = (one.segment.pause_s for one in again)
     silent = True
     for piece in join(sounds, pauses, max_silence_s=EDGE_SILENCE_S):
@@ -74,7 +73,7 @@ def shifts(spoken: Sequence[Spoken]) -> list[float]:
         if (audio := one.candidate.audio) is None:
             found.append(at_s)
             continue
-        start, end = sounding(audio, EDGE_SILENCE_S)
+        start, end = kept(audio, EDGE_SILENCE_S)
         found.append(at_s - start / audio.sample_rate)
         at_s += (end - start) / audio.sample_rate + one.segment.pause_s
     return found

@@ -1,4 +1,4 @@
-"""Codes as they come to audio chunks, and segments to one long sound, without clicks.
+"""Codes as they come to audio chunks, without clicks.
 
 Knows codecs by their protocol only, no engine, text or voice. Codecs need not be causal: each chunk is
 decoded between codes already given (left) and codes not yet given (look-ahead). Shapes: N codes, T samples.
@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from llasa.audio import trim_silence
 from llasa.codec.base import Codec
 from llasa.core import Audio, Codes
-from llasa.errors import ConfigError, InputError
+from llasa.errors import ConfigError
 
 
 def decode_stream(
@@ -85,47 +84,3 @@ def _decode(codec: Codec, codes: Codes, history: Codes, old: np.ndarray) -> np.n
     rise = np.arange(1, len(old) + 1, dtype=np.float32) / (len(old) + 1)
     samples[: len(old)] = rise * samples[: len(old)] + (1 - rise) * old
     return samples
-
-
-def join(
-    parts: Iterable[Audio],
-    pauses_s: Iterable[float],
-    fade_s: float = 0.005,
-    max_silence_s: float | None = None,
-) -> Iterator[Audio]:
-    """Yield the sounds of segments and the pauses between them, each part faded in and out.
-
-    Args:
-        parts: sounds of one rate; taken one at a time, as they come.
-        pauses_s: silence after each part, seconds; the one behind the last part is not used.
-        fade_s: length of the fades, seconds; at most half the part.
-        max_silence_s: silence longer than this at the ends of a part is cut down to it, seconds.
-
-    Raises:
-        ConfigError: a pause is missing or below 0.
-        InputError: parts of different rates.
-    """
-    pauses, rate = iter(pauses_s), 0
-    for part in parts:
-        if rate and part.sample_rate != rate:
-            found = f"found {part.sample_rate} Hz after {rate} Hz"
-            raise InputError(f"Joining segments: {found}. Resample them to one rate.")
-        if rate:
-            yield _silence(next(pauses, None), rate)
-        rate = part.sample_rate
-        yield _faded(part if max_silence_s is None else trim_silence(part, max_silence_s), fade_s)
-
-
-def _silence(pause_s: float | None, sample_rate: int) -> Audio:
-    if pause_s is None or pause_s < 0:
-        raise ConfigError(f"Joining segments: found a pause of {pause_s}. Give 0 s or more for each gap.")
-    return Audio(np.zeros(round(pause_s * sample_rate), np.float32), sample_rate)
-
-
-def _faded(part: Audio, fade_s: float) -> Audio:
-    samples = np.array(part.samples, np.float32)
-    length = min(round(fade_s * part.sample_rate), len(samples) // 2)
-    rise = np.arange(length, dtype=np.float32) / max(length, 1)
-    samples[:length] *= rise
-    samples[len(samples) - length :] *= rise[::-1]
-    return Audio(samples, part.sample_rate)

@@ -4,48 +4,31 @@ It must not know files of sound, command lines or the inside of any part.
 """
 
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
-from typing import Any, Unpack
+from typing import Unpack
 
-from llasa import config
 from llasa.bundle import Bundle, Options, load_bundle
-from llasa.core import Audio, Candidate, Generation, SamplingParams, Utterance, Voice
+from llasa.core import Audio, Candidate, Generation, Utterance, Voice
 from llasa.engines.base import Request
-from llasa.errors import ConfigError, EngineError, InputError
+from llasa.errors import ConfigError, EngineError
+from llasa.flow import Flow
+from llasa.jobs import Ready, codes_per_s, ready
 from llasa.judge import Judge, build_judge
 from llasa.manifest import Sampling
 from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, read_recipe, with_witness
 from llasa.search import Job, Means, Ranking
 from llasa.spoken import Spoken, concatenated, voiced
-from llasa.text.reading import is_unspaced
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
 from llasa.voice import load as load_voice
 
-# Fitted to 7,600 sentences of six synthetic voices, all within a factor of 1.7.
-START_S, CHARACTERS_PER_S = 0.5, 18.0
-# Speech that takes longer than this has gone wrong, even by a slow speaker.
-LONGEST, LONGEST_EXTRA_S = 2.5, 1.0
-# No word is shorter: before this the end marker can only be a mistake.
-SHORTEST_S = 0.2
-
 VoiceLike = Voice | str | PathLike[str]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Job(Job):
-    """One utterance made ready. dropped: what of it cannot be said. expected_s: how long it may be."""
-
-    dropped: tuple[str, ...] = ()
-    expected_s: float = 0.0
 
 
 class Synthesizer:
@@ -72,7 +55,7 @@ class Synthesizer:
         language: str | None = None,
         **sampling: object,
     ) -> Audio:
-        """Return a text as speech; the pieces of `stream`, joined.
+        """Return a text as speech.
 
         Args:
             text: as people write it, of any length.
@@ -91,7 +74,7 @@ class Synthesizer:
             EngineError: the language model failed, or gave no speech at all.
             ScorerError: no candidate of a segment got a verdict.
         """
-        return concatenated(self.stream(text, voice, seed, effort, language, **sampling))
+        return concatenated(voiced(self.speak(text, voice, seed, effort, language, **sampling)))
 
     def stream(
         self,
@@ -100,14 +83,23 @@ class Synthesizer:
         seed: int = 0,
         effort: int | Effort = 1,
         language: str | None = None,
+        told: Callable[[Spoken], None] | None = None,
         **sampling: object,
     ) -> Iterator[Audio]:
-        """Return an iterator over the speech of a text, segment by segment, with the pauses between.
+        """Return an iterator over the speech of a text, piece by piece, with the pauses between segments.
 
-        The next segment is made while the caller handles the last. Arguments and errors as for `say`; what
-        can be refused is refused before this returns.
+        With effort 1 they come while they are drawn, decoded in windows: as long as the sound of `say`, and
+        near to it (`stream.decode_stream`). Else a piece is a segment, searched for while the caller handles
+        the last one. Arguments and errors as for `say`; what can be refused is refused before this returns.
+
+        Args:
+            told: is given each segment once it is said.
         """
-        return voiced(self.speak(text, voice, seed, effort, language, **sampling))
+        if effort != 1:
+            spoken = self.speak(text, voice, seed, effort, language, **sampling)
+            return voiced(_telling(spoken, told) if told else spoken)
+        segments, jobs = self._jobs(text, voice, seed, language, sampling)
+        return Flow(self.bundle, segments, jobs, told or _warn).sounds()
 
     def speak(
         self,
@@ -123,18 +115,29 @@ class Synthesizer:
         A segment that loops, runs into the limit or stays empty is given like any other: see
         `Spoken.warnings`. Arguments and errors as for `stream`.
         """
-        language = language or self.bundle.language(text)
-        segments, speaker = segment(text, language=language), self.voice(voice)
         chosen = self._usual(effort) if isinstance(effort, int) and effort != 1 else effort
         if isinstance(chosen, Effort) and chosen.temperature is not None:
             sampling = {"temperature": chosen.temperature} | sampling
-        said = (Utterance(str(i), part.text, speaker, language) for i, part in enumerate(segments))
-        jobs = [self._job(utterance, 1, seed, sampling) for utterance in said]
+        segments, jobs = self._jobs(text, voice, seed, language, sampling)
         return (
             self._search(segments, jobs, chosen)
             if isinstance(chosen, Effort)
             else self._speak(segments, jobs)
         )
+
+    def _jobs(
+        self,
+        text: str,
+        voice: VoiceLike | None,
+        seed: int,
+        language: str | None,
+        sampling: Mapping[str, object],
+    ) -> tuple[list[Segment], list[Ready]]:
+        """Return the segments of a text, each made ready."""
+        language = language or self.bundle.language(text)
+        segments, speaker = segment(text, language=language), self.voice(voice)
+        said = (Utterance(str(i), part.text, speaker, language) for i, part in enumerate(segments))
+        return segments, [self._job(utterance, 1, seed, sampling) for utterance in said]
 
     def effort(
         self,
@@ -144,6 +147,7 @@ class Synthesizer:
         target: float | None = None,
         deadline_s: float | None = None,
         deadline_x: float | None = None,
+        judge: Judge | None = None,
     ) -> Effort:
         """Return how to search: a judge and a strategy, loaded and ready.
 
@@ -152,6 +156,7 @@ class Synthesizer:
             recipe: the bundle's own if None.
             target: a value in [0, 1]; candidates come in waves until one reaches it.
             deadline_s, deadline_x: see `Effort`.
+            judge: the recipe's, made before.
 
         Raises:
             ConfigError: `n` is below 1, the bundle has no judge of its own, or the recipe is not possible.
@@ -160,7 +165,7 @@ class Synthesizer:
         recipe = recipe or self.recipe()
         if HELD_OUT in self.bundle.manifest.recognizers:
             recipe = with_witness(recipe)
-        judge = build_judge(recipe.judge, self.bundle.parts)
+        judge = judge or build_judge(recipe.judge, self.bundle.parts)
         waves = deadline_s is not None or deadline_x is not None
         search = build_search(recipe, judge, self.bundle.parts, n, target, waves)
         temperature = recipe.search.temperature
@@ -236,7 +241,7 @@ class Synthesizer:
 
     def means(self, judge: Judge) -> Means:
         """Return what a search strategy works with."""
-        return Means(self.bundle.engine, judge, self.bundle.prompt.codes, self._codes_per_s)
+        return Means(self.bundle.engine, judge, self.bundle.prompt.codes, codes_per_s(self.bundle))
 
     def job(
         self,
@@ -267,55 +272,13 @@ class Synthesizer:
         check_codec(chosen, self.bundle.codec)
         return chosen
 
-    def _job(self, utterance: Utterance, n: int, seed: int, sampling: Mapping[str, object]) -> _Job:
-        text, voice = utterance.text, utterance.voice
-        form = self.bundle.form(text, utterance.language)
-        reference = replace(voice, text=self._transcript(voice)) if voice else None
-        unspaced = is_unspaced(utterance.language) and self.bundle.phonemizer is None
-        separator = "" if unspaced else None
-        prompt = self.bundle.prompt.render(form.text, reference, separator)
-        expected_s = START_S + form.weight / CHARACTERS_PER_S
-        params = replace(self._params(text, expected_s, len(prompt), sampling), n=n, seed=seed)
-        dropped = (*form.dropped, *self.bundle.prompt.text_ids(form.text)[1])
-        return _Job(utterance, prompt, params, dropped, expected_s)
+    def _job(self, utterance: Utterance, n: int, seed: int, sampling: Mapping[str, object]) -> Ready:
+        return ready(self.bundle, utterance, n, seed, sampling)
 
-    def _transcript(self, voice: Voice) -> str:
-        """Return a voice's text in the form that the model reads, by the voice's own language."""
-        language = voice.language or self.bundle.language(voice.text)
-        return self.bundle.form(voice.text, language).text
-
-    def _params(
-        self, text: str, expected: float, n_prompt: int, sampling: Mapping[str, object]
-    ) -> SamplingParams:
-        chosen = config.changed(self.bundle.sampling, sampling, "Choosing sampling parameters")
-        room = min(self.bundle.max_length, self.bundle.engine.max_length) - n_prompt
-        if room < self._count(expected):
-            raise InputError(
-                f"Saying {text[:40]!r}: it takes about {expected:.0f} s, but with text and voice "
-                f"there is room for {max(room, 0) / self._codes_per_s:.0f} s. Use a shorter voice or text."
-            )
-        limit = chosen.max_tokens or self._count(LONGEST * expected + LONGEST_EXTRA_S)
-        limit = min(limit, room)
-        first = min(limit, self._count(SHORTEST_S)) if chosen.min_tokens is None else chosen.min_tokens
-        if first > limit:
-            raise ConfigError(
-                f"Choosing sampling parameters: min_tokens is {first}, but {text[:40]!r} ends after "
-                f"{limit} codes at most. Lower min_tokens, or raise max_tokens where it is given."
-            )
-        fields: dict[str, Any] = chosen.model_dump() | {"max_tokens": limit, "min_tokens": first}
-        return self.bundle.prompt.constrain(SamplingParams(**fields))
-
-    def _count(self, seconds: float) -> int:
-        return math.ceil(seconds * self._codes_per_s)
-
-    @property
-    def _codes_per_s(self) -> float:
-        return self.bundle.codec.sample_rate / self.bundle.codec.hop_length
-
-    def _submit(self, job: _Job) -> Request:
+    def _submit(self, job: Ready) -> Request:
         return self.bundle.engine.submit(job.prompt, job.params)
 
-    def _speak(self, segments: Sequence[Segment], jobs: Sequence[_Job]) -> Iterator[Spoken]:
+    def _speak(self, segments: Sequence[Segment], jobs: Sequence[Ready]) -> Iterator[Spoken]:
         # One request at a time: rounding depends on who shares a step, and a seed must give its sound again.
         request = self._submit(jobs[0])
         try:
@@ -327,7 +290,7 @@ class Synthesizer:
         finally:
             request.cancel()
 
-    def _search(self, segments: Sequence[Segment], jobs: Sequence[_Job], effort: Effort) -> Iterator[Spoken]:
+    def _search(self, segments: Sequence[Segment], jobs: Sequence[Ready], effort: Effort) -> Iterator[Spoken]:
         means, total_s = self.means(effort.judge), sum(job.expected_s for job in jobs)
         for number, (part, job) in enumerate(zip(segments, jobs, strict=True), 1):
             limit_s = None if effort.deadline_s is None else effort.deadline_s * job.expected_s / total_s
@@ -341,7 +304,7 @@ class Synthesizer:
             yield spoken
 
     def _ranked(
-        self, job: _Job, means: Means, limit_s: float | None, effort: Effort, number: int, total: int
+        self, job: Ready, means: Means, limit_s: float | None, effort: Effort, number: int, total: int
     ) -> Ranking:
         for news in effort.search.run(job, means, limit_s):
             if isinstance(news, Ranking):
@@ -351,7 +314,7 @@ class Synthesizer:
         raise EngineError("Searching: the strategy ended without a ranking. Correct the strategy.")
 
     def _spoken(
-        self, part: Segment, job: _Job, generations: list[Generation], number: int, total: int
+        self, part: Segment, job: Ready, generations: list[Generation], number: int, total: int
     ) -> Spoken:
         began = time.perf_counter()
         candidate = self._heard(job, generations)[0]
@@ -360,7 +323,7 @@ class Synthesizer:
         _warn(spoken)
         return spoken
 
-    def _heard(self, job: _Job, generations: Sequence[Generation]) -> list[Candidate]:
+    def _heard(self, job: Ready, generations: Sequence[Generation]) -> list[Candidate]:
         """Return the candidates of an utterance, those with codes decoded in one batch."""
         rows = [self.bundle.prompt.codes(generation.ids) for generation in generations]
         voice = job.utterance.voice
@@ -380,6 +343,12 @@ def load(
 ) -> Synthesizer:
     """Return a synthesizer over a bundle; arguments and errors as for `bundle.load_bundle`."""
     return Synthesizer(load_bundle(name_or_path, device, dtype, words, **options))
+
+
+def _telling(spoken: Iterator[Spoken], told: Callable[[Spoken], None]) -> Iterator[Spoken]:
+    for one in spoken:
+        told(one)
+        yield one
 
 
 def _warn(spoken: Spoken) -> None:

@@ -138,10 +138,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(make, tmp_path):
     run = _Run(make())
     roll = run.roller.roll
 
-    def until_the_third(prompts, place):
+    def until_the_third(prompts, place, vllm):
         if place.step == 3:
             raise Stop
-        return roll(prompts, place)
+        return roll(prompts, place, vllm)
 
     run.roller.roll = until_the_third
     with pytest.raises(Stop):
@@ -210,11 +210,65 @@ def test_the_reference_says_what_the_policy_may_say(make):
     run.engine.close()
 
 
+class Vllm:
+    """Draws as vLLM behind TRL would: by weights that it was handed, its own form of an answer."""
+
+    def __init__(self, model: Any, generation_kwargs: dict[str, Any], **_: Any) -> None:
+        self.model, self.handed = model, 0
+        self.allowed = generation_kwargs["allowed_token_ids"]
+        [self.end] = generation_kwargs["stop_token_ids"]
+        self.mode = "colocate"
+        self.asked: list[tuple[list[list[int]], int]] = []
+
+    def sync_weights(self) -> None:
+        self.handed += 1
+
+    def generate(self, prompts: list[list[int]], num_generations: int, **_: Any) -> tuple[Any, ...]:
+        self.asked.append((prompts, num_generations))
+        draw = torch.Generator().manual_seed(len(self.asked))
+        ids, told = [], []
+        for prompt in prompts:
+            length = int(torch.randint(1, 2 * LONGEST, (1,), generator=draw))
+            picked = torch.randint(len(self.allowed), (length,), generator=draw).tolist()
+            made = [self.allowed[i] for i in picked if self.allowed[i] != self.end]
+            made += [self.end] if length % 2 or not made else []
+            with torch.no_grad():
+                logits = self.model(torch.tensor([prompt + made])).logits[0, len(prompt) - 1 : -1]
+            ids.append(made)
+            told.append([[float(row[i])] for row, i in zip(logits.log_softmax(-1), made, strict=True)])
+        return None, ids, told, None
+
+
+def test_vllm_draws_where_trl_has_it(make, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "trl.trainer.grpo_trainer.VLLMGeneration", lambda **given: made.append(Vllm(**given)) or made[0]
+    )
+    train(make(trainer__use_vllm=True, trainer__vllm_mode="colocate"))
+    [vllm] = made
+    assert vllm.handed == 4 == len(metrics(tmp_path / "run"))  # before each step
+    assert all(len(prompts) == 8 and group == 4 for prompts, group in vllm.asked)
+    assert all(prompts[0] == prompts[3] != prompts[4] for prompts, _ in vllm.asked)
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert {row["finish"] for row in rows} == {"stop", "length"}
+    assert max(row["codes"] for row in rows) <= LONGEST
+    # What it says of its draws is what is learnt here: nothing to correct.
+    ratios = [row["sampling/importance_sampling_ratio/mean"] for row in metrics(tmp_path / "run")]
+    assert ratios == pytest.approx([1.0] * 4, abs=1e-3)
+
+
+def test_a_vllm_that_is_not_there_is_named(make):
+    with pytest.raises(ConfigError, match=r"vllm|vLLM"):
+        train(make(trainer__use_vllm=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
         ({"trainer__num_generations": 3}, "divisible"),
-        ({"trainer__use_vllm": True}, "use_vllm"),
+        ({"trainer__generation_kwargs": {"top_a": 1}}, "generation_kwargs"),
         ({"trainer__output_dir": "elsewhere"}, "output_dir"),
         ({"trainer__learningrate": 1.0}, "learningrate"),
         ({"voices": ["nobody"]}, "nobody"),

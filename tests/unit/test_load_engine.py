@@ -6,6 +6,8 @@ import pytest
 
 import llasa
 from llasa.engines import Model, load_engine
+from llasa.engines.alone import Alone
+from llasa.engines.native import NativeEngine
 from llasa.errors import BundleError, ConfigError, EngineError
 from tests.conftest import STARTER
 
@@ -34,6 +36,15 @@ def test_what_an_engine_would_ignore_is_refused(spec: str, setting: str) -> None
     model = Model(**{**vars(MODEL), setting: value})
     with pytest.raises(ConfigError, match=f"found {setting}"):
         load_engine(spec, model)
+
+
+def test_the_reference_takes_each_row_alone_in_float32() -> None:
+    engine = load_engine("reference", MODEL)
+    try:
+        assert isinstance(engine, NativeEngine) and isinstance(engine._runner, Alone)
+        assert engine.dtype == "float32"
+    finally:
+        engine.close()
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

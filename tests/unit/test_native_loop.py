@@ -1,6 +1,7 @@
 """The loop of the native engine: draws, slots, joins, loops, cancelling, failures."""
 
 import threading
+import time
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -66,6 +67,26 @@ def test_stop_ends_a_candidate_and_is_not_among_its_ids() -> None:
     assert (generation.ids, generation.finish) == ([20, 21], "stop")
     assert generation.stats["tokens"] == 2 and generation.stats["steps"] == 3
     assert generation.stats["prefill_s"] >= 0 and generation.stats["decode_s"] > 0
+
+
+def test_stages_tell_where_the_time_of_a_candidate_went() -> None:
+    slow = Gate()
+    plain, slow.forward = slow.forward, lambda *args, **kwargs: (time.sleep(0.005), plain(*args, **kwargs))[1]
+    with running(slow, concurrency=4) as engine:
+        long = engine.submit([1], replace(GREEDY, max_tokens=20, min_tokens=20))
+        next(iter(long))
+        other = engine.submit([1, 2, 3], replace(GREEDY, max_tokens=2, min_tokens=2)).result()[0].stats
+        stats = long.result()[0].stats
+    parts = [stats[name] for name in ("step_s", "sample_s", "wait_s", "host_s")]
+    assert sum(parts) == pytest.approx(stats["decode_s"])
+    assert min(parts) >= 0 and stats["step_s"] >= 20 * 0.005 > other["step_s"] >= 2 * 0.005
+    assert stats["wait_s"] >= 0.005  # a prompt was read while it waited
+    assert other["wait_s"] == 0 and other["prefill_s"] >= 0.005
+
+
+def test_a_mode_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"mode is 'quick'.*one of: fast, eager, alone"):
+        NativeEngine(llama(), max_length=10, mode="quick")
 
 
 def test_cancelled_candidate_frees_its_slot_within_a_step() -> None:

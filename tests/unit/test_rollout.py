@@ -15,7 +15,6 @@ from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model
 from llasa.errors import ScorerError
 from llasa.train import reward
-from llasa.train.policy import speaking_with
 from llasa.train.prompts import Prompts, Text
 from llasa.train.rollout import Place, Roller, resting
 from llasa.train.scoring import Scoring
@@ -56,7 +55,7 @@ class Policy:
         self.prompt = bundle.prompt
         self.model = load_model(bundle.folder / "lm", torch.float32)
         self.engine = NativeEngine(self.model, max_length=1024)
-        speaking = speaking_with(bundle, self.engine)
+        speaking = bundle.with_engine(self.engine)
         texts = [Text("1", "the cat"), Text("2", "a hat on a mat")]
         self.prompts = Prompts(speaking, texts, None, {"temperature": 1.0, "top_p": 1.0, "loop_guard": False})
         self.roller = Roller(
@@ -81,7 +80,7 @@ def trainer(model: Any, step: int = 0, process: int = 0) -> Any:
     """What the roller asks of TRL's trainer."""
     return SimpleNamespace(
         model=model, state=SimpleNamespace(global_step=step), num_generations=3, max_completion_length=40,
-        accelerator=SimpleNamespace(process_index=process),
+        accelerator=SimpleNamespace(process_index=process), use_vllm=False,
     )  # fmt: skip
 
 

@@ -95,3 +95,43 @@ def test_a_model_that_looks_through_a_window_keeps_rows_apart() -> None:
     )
     assert not share_attention(Qwen2ForCausalLM(config))
     assert share_attention(Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=4)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.inference_mode()
+def test_an_old_row_beside_young_ones_takes_no_columns_of_theirs(name: str) -> None:
+    model = MODELS[name]()
+    sharing, plain = Backbone(model), apart(model)
+    near = {"rtol": 0.1, "atol": 0.1} if name == "wide" else {"rtol": 1e-4, "atol": 1e-4}
+    draw, prompt = np.random.default_rng(2), [3, 4, 5]
+    for backbone in (sharing, plain):
+        backbone.add(backbone.prefill(prompt)[0], len(prompt), 1)
+    for step in range(560):
+        ids = draw.integers(1, 60, 1 + 5 * (step >= 100)).tolist()
+        for backbone in (sharing, plain):
+            if step == 100:  # five begin beside it, and begin anew all the time
+                backbone.add(backbone.prefill([7, 8])[0], 2, 3)
+                backbone.add(backbone.prefill([9])[0], 1, 2)
+            elif step > 100 and step % 30 == 0:
+                backbone.drop(5)
+                backbone.add(backbone.prefill([6, 5])[0], 2, 1)
+                backbone.drop(1)  # the newest takes its place
+                backbone.add(backbone.prefill([8])[0], 1, 1)
+                backbone.drop(1)
+                backbone.add(backbone.prefill([2, 2])[0], 2, 1)
+                backbone.drop(2)
+                backbone.add(backbone.prefill([2])[0], 1, 1)
+        torch.testing.assert_close(sharing.step(ids), plain.step(ids), **near)
+    assert plain.rows.window.columns == 768 and sharing.rows.window.columns <= 512
+    assert sharing.rows.positions() == plain.rows.positions()
+
+
+@torch.inference_mode()
+def test_memory_of_rows_that_left_is_given_back() -> None:
+    backbone = Backbone(llama(), sharing=False)
+    backbone.add(backbone.prefill([1, 2])[0], 2, 33)
+    for _ in range(33 - 3):
+        backbone.drop(0)
+    for _ in range(256):
+        backbone.step([1] * 3)
+    assert backbone.rows.layers[0].keys.shape[0] == 4

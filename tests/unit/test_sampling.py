@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from llasa.core import SamplingParams
-from llasa.engines.sampling import (
-    LoopGuard,
-    LoopWatch,
-    Settings,
-    _thresholds,
-    check,
-    check_prompt,
-    draw,
-    penalise,
-    stream_key,
-    uniforms,
-)
+from llasa.engines.drawing import Settings, _near_the_top, _Rows, _thresholds, draw, penalise
+from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt, stream_key, uniforms
 from llasa.errors import ConfigError, EngineError, InputError
 
 CPU = torch.device("cpu")
@@ -112,6 +102,65 @@ def test_supports_of_top_k_and_top_p_within_and_beyond_the_head_of_the_ranking(
     ranked = probs.double().sort(descending=True).values[: limit or width]
     nucleus = int((ranked.cumsum(0) < top_p * ranked.sum()).sum()) + 1
     assert int((probs >= threshold).sum()) == min(nucleus, limit or width)
+
+
+def plainly(logits: torch.Tensor, row: SamplingParams, uniform: float) -> int:
+    """Return the column drawn by the definition: everything sorted, everything summed."""
+    weights = ((logits - logits.max()) / row.temperature).exp()
+    ranked = weights.double().sort(descending=True).values[: row.top_k or len(weights)]
+    count = int((ranked.cumsum(0) < row.top_p * ranked.sum()).sum()) + 1 if row.top_p < 1 else len(ranked)
+    kept = torch.where(weights >= ranked[count - 1], weights.double(), 0.0).cumsum(0)
+    return int(torch.searchsorted(kept, uniform * kept[-1], right=True))
+
+
+WIDE = 65_537
+PUBLISHED = [
+    SamplingParams(temperature=0.8),
+    SamplingParams(temperature=0.8, top_k=50),
+    SamplingParams(temperature=1.0, top_k=300, top_p=0.9),
+    SamplingParams(temperature=0.8, top_p=0.95),
+]
+
+
+@pytest.mark.parametrize("shape", ["peaked", "flat", "tied", "sloping"])
+@pytest.mark.parametrize("params", PUBLISHED)
+def test_over_a_published_vocabulary_draws_equal_the_definition(params: SamplingParams, shape: str) -> None:
+    noise = torch.randn(6, WIDE, generator=torch.Generator().manual_seed(4))
+    logits = {
+        "peaked": 6 * noise, "flat": 0.1 * noise, "tied": (2 * noise).round(),
+        "sloping": noise + torch.arange(WIDE) / 2000,  # the likeliest side by side, and at the end
+    }[shape]  # fmt: skip
+    uniform = torch.linspace(0, 1 - 2.0**-52, 6, dtype=torch.float64)
+    found = draw(logits, Settings.of([params] * 6, CPU), uniform).tolist()
+    assert found == [plainly(row, params, u) for row, u in zip(logits, uniform.tolist(), strict=True)]
+
+
+def test_the_few_blocks_looked_into_hold_all_that_truncation_leaves() -> None:
+    noise = torch.randn(8, WIDE, generator=torch.Generator().manual_seed(5))
+    rows = _Rows(8 * noise, 8 * noise.amax(-1, keepdim=True), torch.ones(8, 1))
+    weights = rows.all()
+    proved = 0
+    for params in PUBLISHED[1:]:
+        settings_ = Settings.of([params] * 8, CPU)
+        if (near := _near_the_top(rows, weights, settings_)) is not None:
+            kept, columns = near
+            expected = weights.masked_fill(weights < _thresholds(weights, settings_)[:, None], 0)
+            assert torch.equal(torch.zeros_like(weights).scatter(-1, columns, kept), expected)
+            proved += 1
+    assert proved == 3
+
+
+def test_a_wide_vocabulary_is_drawn_from_as_its_distribution_says() -> None:
+    # Forty ids at the edges of blocks have nearly all the mass.
+    at = [*range(0, 64 * 30, 64), *range(63, 64 * 10, 64)]
+    logits = torch.full((WIDE,), -30.0)
+    logits[at] = torch.linspace(0, 2, 40)
+    for params in (SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_k=40)):
+        rows = [drawn(logits, params, part) for part in np.split(along_positions(6)[:4000], 40)]
+        found, counts = np.unique(np.concatenate(rows), return_counts=True)
+        assert set(found) == set(at)
+        expected = torch.softmax(logits[sorted(at)].double(), -1).numpy() * 4000
+        assert chisquare(counts, expected).pvalue > 1e-3
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=2, max_size=6), st.data())

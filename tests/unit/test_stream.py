@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llasa.core import Audio, Codes
 from llasa.errors import ConfigError, InputError
-from llasa.stream import decode_stream, join
+from llasa.stream import decode_stream
 
 
 class SmearCodec:
@@ -176,46 +176,3 @@ def test_codes_outside_the_codebook_are_the_codecs_error():
 
 def flat(n: int, level: float = 0.5, rate: int = 16_000) -> Audio:
     return Audio(np.full(n, level, np.float32), rate)
-
-
-def test_join_puts_pauses_between_and_fades_the_ends():
-    parts = [flat(1600), flat(800)]
-    pieces = list(join(parts, [0.1, 9.0]))
-    assert [len(piece.samples) for piece in pieces] == [1600, 1600, 800]
-    sound = joined(pieces)
-    assert sound[0] == sound[1599] == sound[3200] == sound[-1] == 0
-    assert np.abs(np.diff(sound)).max() <= 0.5 / 80 + 1e-6
-    assert (sound[100:1500] == 0.5).all()
-    assert not sound[1600:3200].any()
-    assert (parts[0].samples == 0.5).all()
-
-
-def test_join_takes_parts_as_they_come_and_any_lengths():
-    pulled = []
-
-    def parts():
-        for n in (1600, 0, 1, 3):
-            pulled.append(n)
-            yield flat(n)
-
-    pieces = join(parts(), iter([0, 0.01, 0]))
-    next(pieces)
-    assert pulled == [1600]
-    assert len(joined(pieces)) == 0 + 0 + 160 + 1 + 3
-    assert list(join([], [])) == []
-
-
-def test_join_cuts_long_silence_at_the_ends():
-    gap = np.zeros(8000, np.float32)
-    part = Audio(np.concatenate([gap, flat(16_000).samples, gap]), 16_000)
-    assert len(joined(join([part], [], max_silence_s=0.2))) == 16_000 + 2 * 3200
-    assert len(joined(join([part], []))) == 32_000
-    assert len(joined(join([flat(8000, 0.0)], [], max_silence_s=0.2))) == 8000
-
-
-def test_join_refuses_other_rates_and_missing_pauses():
-    with pytest.raises(InputError, match="8000 Hz after 16000 Hz"):
-        list(join([flat(10), flat(10, rate=8000)], [0]))
-    for pauses in ([], [-1]):
-        with pytest.raises(ConfigError, match="pause of"):
-            list(join([flat(10), flat(10)], pauses))

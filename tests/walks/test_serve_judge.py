@@ -105,11 +105,11 @@ def test_what_cannot_be_served_ends_with_2(run: Run, tiny_bundle: Path, recipe: 
 
 def test_an_address_of_version_6_is_one_of_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLASA_JUDGE_KEY", "s3cret")
-    hosts = _rules("FD00::1", ["Judge1"]).hosts
+    hosts = _rules("FD00::1", ["Judge1"], "LLASA_JUDGE_KEY").hosts
     assert "[fd00::1]" in hosts and "judge1" in hosts  # as Host headers say it, without the port
 
 
 def test_help_teaches(run: Run) -> None:
     told = run("serve", "--help")
     assert told.code == 0 and "llasa serve --judge recipes/grpo/starter.toml" in told.out
-    assert len(re.findall(r"^  --", told.out, re.MULTILINE)) <= 12
+    assert len(re.findall(r"^  --", told.out, re.MULTILINE)) <= 13

@@ -11,7 +11,20 @@ from collections.abc import Sequence
 
 import typer
 
-from llasa.cli import calibrate, codec, diagnose, doctor, evaluate, export, prepare, say, serve, train, voice
+from llasa.cli import (
+    bench,
+    calibrate,
+    codec,
+    diagnose,
+    doctor,
+    evaluate,
+    export,
+    prepare,
+    say,
+    serve,
+    train,
+    voice,
+)
 from llasa.cli.terminal import examples, note, quieten
 from llasa.errors import EngineError, Interrupted, LlasaError, MissingExtra, ScorerError
 
@@ -34,6 +47,7 @@ app.add_typer(evaluate.app)
 app.command(epilog=calibrate.EPILOG)(calibrate.calibrate)
 app.command(epilog=diagnose.EPILOG)(diagnose.diagnose)
 app.command(epilog=serve.EPILOG)(serve.serve)
+app.command(epilog=bench.EPILOG)(bench.bench)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 

@@ -94,6 +94,9 @@ class Wanted:
         from llasa.style import parse_style
 
         recipe = synthesizer.recipe(self.judge)
+        if self.candidates is not None:  # who looks through them wants to know all about each
+            judge = recipe.judge.model_copy(update={"cascade": False})
+            recipe = recipe.model_copy(update={"judge": judge})
         if self.style is not None:
             recipe = with_style(recipe, parse_style(self.style))
         n = self.effort
@@ -179,5 +182,6 @@ def tell_receipt(receipt: "Receipt", tell: Callable[[str], None] = note) -> None
 def _line(part: "SegmentReceipt") -> str:
     value = "no verdict" if part.value is None else f"{part.value:.2f}"
     second = "" if part.second_value is None else f", held-out recogniser {part.second_value:.2f}"
-    counted = f"{part.drawn} drawn, {part.ruled_out} ruled out, {part.unjudged} without a verdict"
+    counted = f"{part.drawn} drawn, {part.outdone} outdone early, {part.ruled_out} ruled out, "
+    counted += f"{part.unjudged} without a verdict"
     return f"heard: {part.heard or 'nothing'} [value {value}{second}; {counted}; {part.stop}]"

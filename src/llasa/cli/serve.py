@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,58 +10,82 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llasa.cli.terminal import BundleOption, CodecOption, examples, note
+from llasa.cli.terminal import CodecOption, examples, note
 from llasa.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from llasa.bundle import Bundle
     from llasa.judge import JudgeBlock
     from llasa.recognizers.base import Recognizer
-    from llasa.serve.guard import Rules
+    from llasa.serve.guard import Guard, Rules
     from llasa.serve.judging import Service
+    from llasa.serve.speaking import Speakers
+    from llasa.serve.speech_api import Desk
 
 EPILOG = examples(
+    "llasa serve",
+    "curl http://127.0.0.1:8000/v1/audio/speech -H 'Content-Type: application/json' -o hello.mp3 "
+    '-d \'{"model": "tts-1", "input": "Hello there.", "voice": "rufus"}\'',
+    "LLASA_KEY=... llasa serve --bundle starter --bundle mine --host 0.0.0.0 --allow-host speech.home",
     "llasa serve --judge recipes/grpo/starter.toml",
-    "CUDA_VISIBLE_DEVICES=1 llasa serve --judge recipe.toml --bundle HKUSTAudio/Llasa-1B",
-    "LLASA_JUDGE_KEY=... llasa serve --judge recipe.toml --host 0.0.0.0 --allow-host gpu2",
-    "curl http://127.0.0.1:8001/health",
 )
 NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+SPEECH_KEY = "LLASA_KEY"
+SPEECH_PORT, JUDGE_PORT, MOST_REQUESTS, MOST_CANDIDATES = 8000, 8001, 64, 1024
 DRAIN_S, MOST_CONNECTIONS = 10, 512
 
 
 def serve(
-    judge: Annotated[Path, typer.Option(help="TOML with the [judge] that gives the verdicts.")],
-    bundle: BundleOption = "starter",
+    bundle: Annotated[list[str] | None, typer.Option(help="What speaks or judges; repeat to speak with "
+                                                          "several, each by its name.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Judge by this TOML, and do not speak.")] = None,
     codec: CodecOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; another than this machine's own needs "
-                                           "a key in LLASA_JUDGE_KEY.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8001,
+    host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key in "
+                                           "LLASA_KEY, with --judge in LLASA_JUDGE_KEY.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="8000, with --judge 8001; 0 takes a free one.",
+                                             min=0, max=65535, show_default=False)] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name by which clients call this machine; repeat for more.")
     ] = None,
-    waiting: Annotated[int, typer.Option(help="Candidates that may wait; more are refused.", min=1)] = 1024,
+    speaking: Annotated[int, typer.Option(help="Requests that are spoken at once.", min=1)] = 8,
+    waiting: Annotated[int | None, typer.Option(help="Requests that may wait (64), with --judge candidates "
+                                                     "(1024); more are refused.", min=1)] = None,
+    max_effort: Annotated[int, typer.Option(help="Candidates a segment that one may ask for.", min=1)] = 16,
+    max_characters: Annotated[int, typer.Option(help="Longest text of a request.", min=1)] = 4096,
+    wyoming: Annotated[str | None, typer.Option(help="Speak to Home Assistant as well, at tcp://HOST:PORT "
+                                                     "(10200 is usual); whoever reaches it may.")] = None,
 ) -> None:  # fmt: skip
-    """Judge candidates for programs elsewhere: a judge and its recognisers as a service."""
+    """Speak for programs elsewhere, by OpenAI's API; or judge for them."""
     for module in NEEDED:
         if find_spec(module) is None:
             raise MissingExtra("Serving", module, "serve")
-    from llasa.recipe import read_recipe
+    if judge is not None:
+        from llasa.recipe import read_recipe
+        from llasa.remote_judge import KEY_VARIABLE
 
-    rules = _rules(host, allow_host or [])
-    block = read_recipe(judge).judge
-    with _listening(host, port) as listener:
-        _run(_service(bundle, codec, block), listener, rules, waiting)
+        rules = _rules(host, allow_host or [], KEY_VARIABLE)
+        block = read_recipe(judge).judge
+        with _listening(host, JUDGE_PORT if port is None else port) as listener:
+            _run_judge(_service(bundle, codec, block), listener, rules, waiting or MOST_CANDIDATES)
+        return
+    if wyoming is not None and find_spec("wyoming") is None:
+        raise MissingExtra("Speaking to Home Assistant", "wyoming", "serve")
+    rules = _rules(host, allow_host or [], SPEECH_KEY)
+    with _listening(host, SPEECH_PORT if port is None else port) as listener:
+        speakers = _speakers(bundle or ["starter"], codec, max_effort, max_characters)
+        from llasa.serve.speech_api import Desk, Limits
+
+        desk = Desk.open(speakers, Limits(speaking, waiting or MOST_REQUESTS))
+        _run_speech(desk, listener, rules, wyoming)
 
 
-def _rules(host: str, names: list[str]) -> "Rules":
-    from llasa.remote_judge import KEY_VARIABLE
+def _rules(host: str, names: list[str], variable: str) -> "Rules":
     from llasa.serve.guard import LOOPBACK, Rules
 
-    key = os.environ.get(KEY_VARIABLE) or None
+    key = os.environ.get(variable) or None
     if key is None and host not in LOOPBACK:
         found = f"the address {host}, which others reach, and no key"
-        raise ConfigError(f"Serving: found {found}. Set {KEY_VARIABLE} to a long random word.")
+        raise ConfigError(f"Serving: found {found}. Set {variable} to a long random word.")
     own = (*LOOPBACK, _in_url(host), socket.gethostname(), *names)
     return Rules(tuple(name.lower() for name in own), key)
 
@@ -79,12 +103,44 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"Serving on {host}:{port}: {found}. Choose another --host or --port.") from error
 
 
-def _service(name: str, codec: str | None, block: "JudgeBlock") -> "Service":
+def _speakers(names: Sequence[str], codec: str | None, max_effort: int, max_characters: int) -> "Speakers":
+    """Return the bundles, loaded: what is missing or wrong is told before anybody asks."""
+    from llasa.serve.speaking import Speakers
+    from llasa.synthesizer import Synthesizer, load
+
+    loaded: dict[str, Synthesizer] = {}
+    for name in names:
+        speaker = load(name, codec=codec)
+        if speaker.bundle.name in loaded:
+            found = f"found two bundles of the name '{speaker.bundle.name}'"
+            raise ConfigError(f"Serving: {found}. Rename one: llasa export hf --help.")
+        speaker.warm_up()
+        loaded[speaker.bundle.name] = speaker
+    return Speakers(loaded, max_effort, max_characters)
+
+
+def _run_speech(desk: "Desk", listener: socket.socket, rules: "Rules", wyoming: str | None) -> None:
+    from llasa.serve.speech_api import make_app
+
+    beside = None
+    if wyoming is not None:
+        from llasa.serve.wyoming import serve as serve_wyoming
+
+        beside = serve_wyoming(wyoming, desk.speakers, desk.slots, desk.threads)
+    also = f", for Home Assistant on {wyoming}" if wyoming else ""
+    note(f"Speaking on {_url(listener)} ({', '.join(desk.speakers.speakers)}){also}. Stop with Ctrl-C.")
+    _run(make_app(desk, rules), listener, beside)
+
+
+def _service(names: list[str] | None, codec: str | None, block: "JudgeBlock") -> "Service":
     """Return the judge, loaded: what is missing or wrong is told before anybody asks."""
     from llasa.bundle import load_bundle
     from llasa.judge import build_judge
     from llasa.serve.judging import Service
 
+    name, *others = names or ["starter"]
+    if others:
+        raise ConfigError(f"Serving verdicts: found {1 + len(others)} bundles. Name one.")
     bundle = load_bundle(name, codec=codec)
     judge = build_judge(block, bundle.parts)
     return Service(judge, block, bundle.name, _recognizers(bundle, block))
@@ -97,23 +153,44 @@ def _recognizers(bundle: "Bundle", block: "JudgeBlock") -> "dict[str, Callable[[
     return {name: partial(bundle.recognizer, name) for name in {*heard_by, *bundle.manifest.recognizers}}
 
 
-def _run(service: "Service", listener: socket.socket, rules: "Rules", waiting: int) -> None:
+def _run_judge(service: "Service", listener: socket.socket, rules: "Rules", waiting: int) -> None:
+    from llasa.serve.judge_api import make_app
+
+    app, health = make_app(service, rules, most_waiting=waiting), service.health()
+    note(f"Judging on {_url(listener)} (judge {health.digest}, codec {health.codec}). Stop with Ctrl-C.")
+    _run(app, listener)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{_in_url(host)}:{port}"
+
+
+def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None] | None = None) -> None:
+    """Serve until a signal, and something beside it on the same loop."""
+    import asyncio
     import signal
 
     import uvicorn  # pyright: ignore[reportMissingImports]
 
-    from llasa.serve.judge_api import make_app
-
-    app = make_app(service, rules, most_waiting=waiting)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
         limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
-    health = service.health()
-    host, port = listener.getsockname()[:2]
-    url = f"http://{_in_url(host)}:{port}"
-    note(f"Judging on {url} (judge {health.digest}, codec {health.codec}). Stop with Ctrl-C.")
+    server = uvicorn.Server(config)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        server.should_exit = True
+
+    async def both() -> None:
+        other = asyncio.create_task(beside) if beside else None
+        if other is not None:
+            other.add_done_callback(ended)
+        await server.serve(sockets=[listener])
+        if other is not None and not other.cancel() and (error := other.exception()):
+            raise ConfigError(f"Serving: {error}. Choose another --wyoming.") from error
+
     # uvicorn ends what is under way, then raises the signal again: that was all that was asked for.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+    asyncio.run(both())

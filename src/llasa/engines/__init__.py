@@ -37,6 +37,12 @@ def _native(rest: str, model: Model) -> Engine:
     return NativeEngine.load(model.folder, model.device, model.dtype, adapters=model.adapters)
 
 
+def _reference(rest: str, model: Model) -> Engine:
+    from llasa.engines.native import NativeEngine
+
+    return NativeEngine.load(model.folder, model.device, model.dtype, adapters=model.adapters, mode="alone")
+
+
 def _gguf(file: str, model: Model) -> Engine:
     from llasa.engines.gguf import GgufEngine
 
@@ -63,6 +69,7 @@ def _remote(place: str, model: Model) -> Engine:
 # how a name is written -> what makes the engine, given what stands behind the colon
 KINDS: dict[str, Callable[[str, Model], Engine]] = {
     "native": _native,
+    "reference": _reference,
     "gguf:FILE": _gguf,
     "remote:URL#MODEL": _remote,
 }
@@ -72,8 +79,9 @@ def load_engine(spec: str, model: Model) -> Engine:
     """Return a running engine.
 
     Args:
-        spec: one of `KINDS`: in this process with PyTorch, in this process with llama.cpp, or a server, which
-            is sent the key in the environment variable `LLASA_ENGINE_KEY`, if it is set.
+        spec: one of `KINDS`: in this process with PyTorch (`reference`: slowly, and the same to the bit
+            whoever else is in flight), in this process with llama.cpp, or a server, which is sent the key in
+            the environment variable `LLASA_ENGINE_KEY`, if it is set.
         model: what it runs; a server runs what it was started with.
 
     Raises:

@@ -66,6 +66,13 @@ class Held:
     places: Places
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What stands for a layer's keys in a step of fixed shape: all columns of a bucket, [B, H, T, D]."""
+
+    keys: Tensor
+
+
 def padded(pasts: Sequence[Tensor], dtype: torch.dtype | None) -> Tensor:
     """Return [1, H, length, D] each as one, [G, H, P, D]."""
     columns_first = [past[0].transpose(0, 1) for past in pasts]
@@ -109,11 +116,13 @@ def _use(model: PreTrainedModel, name: str, attention: Callable[..., tuple[Tenso
 def _plain(
     module: nn.Module,
     query: Tensor,
-    key: Tensor | Held,
+    key: Tensor | Held | Whole,
     value: Tensor,
     mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    if isinstance(key, Whole):
+        return _whole(query, key.keys, value, cast(Tensor, mask), kwargs["scaling"]), None
     if isinstance(key, Held):
         return _shared(query, key, value, mask, kwargs["scaling"]), None
     return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0], None
@@ -122,14 +131,26 @@ def _plain(
 def _wide(
     module: nn.Module,
     query: Tensor,
-    key: Tensor | Held,
+    key: Tensor | Held | Whole,
     value: Tensor,
     mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    keys = key if isinstance(key, Held) else key.float()
+    keys = key.float() if isinstance(key, Tensor) else key
     output, _ = _plain(module, query.float(), keys, value.float(), mask, **kwargs)
     return output.to(query.dtype), None
+
+
+def _whole(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Return what rows read of all columns, [B, 1, H * R, D]; keys are read once for all their queries.
+
+    Args:
+        query: [B, H * R, 1, D]. keys, value: [B, H, T, D]. mask: what rows see, [B, 1, 1, T].
+    """
+    queries = query.reshape(len(query), keys.shape[1], -1, query.shape[-1]) * scaling
+    scores = (queries @ keys.mT).masked_fill(~mask, -torch.inf)
+    read = scores.softmax(-1, torch.float32).to(value.dtype) @ value
+    return read.reshape(len(query), 1, -1, query.shape[-1])
 
 
 def _shared(query: Tensor, held: Held, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:

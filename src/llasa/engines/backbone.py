@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from llasa.core import Ids
 from llasa.engines.adapters import Adapter, Wardrobe
 from llasa.engines.attention import is_wide, share_attention
+from llasa.engines.captured import Captured
 from llasa.engines.head import Head
 from llasa.engines.prefixes import Past, Prefixes
 from llasa.engines.quantized import Int8Linear
@@ -40,18 +41,31 @@ class Backbone:
     vocab_size: V. sliced: whether heads are computed for allowed ids only.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, sharing: bool = True, fixed: bool | None = None) -> None:
+        """Take a model.
+
+        Args:
+            model: as above.
+            sharing: whether candidates of a prompt may hold its past once.
+            fixed: whether steps have fixed shapes, and on a GPU are captured; on GPUs if None. Only models
+                that can attend to shared pasts can do this, one way or the other.
+        """
         self._model = model
         self.device = next(model.eval().parameters()).device
         self._trunk, self._projection, self.vocab_size = _split(model, self.device)
         self.sliced = self._projection is not None
         self._takes_positions = "position_ids" in signature(self._trunk.forward).parameters
-        self._sharing = share_attention(model) and self._takes_positions
+        own_attention = share_attention(model) and self._takes_positions
+        wants_fixed = self.device.type == "cuda" if fixed is None else fixed
+        self._sharing = sharing and own_attention and not wants_fixed
         self._dtype = torch.float32 if is_wide(model) else None
-        self.rows = Rows(self._dtype, self._sharing)
+        self.rows = Rows(self._dtype, self._sharing, fixed=wants_fixed and own_attention)
+        self._captured = (
+            Captured(self._pass, self.rows, self.device) if wants_fixed and own_attention else None
+        )
         self._int8 = any(isinstance(layer, Int8Linear) for layer in model.modules())
         self._wardrobe = Wardrobe(model)
-        self._adapters: list[Adapter | None] = []  # of the live rows
+        self.adapters: list[Adapter | None] = []  # of the live rows
         self._prefixes = Prefixes(_BLOCK if self.device.type == "cpu" else _BLOCK_GPU, _KEPT)
         self._version: list[tuple[int, int]] | None = None
 
@@ -78,6 +92,8 @@ class Backbone:
     def _follow_weights(self) -> None:
         """Forget what was read with other weights."""
         weights = list(self._model.parameters())
+        if self._captured is not None:
+            self._captured.follow([weight.data_ptr() for weight in weights])
         # Weights made in inference mode do not count their changes.
         known = not any(weight.is_inference() for weight in weights)
         version = [(weight.data_ptr(), weight._version) for weight in weights] if known else None
@@ -93,33 +109,46 @@ class Backbone:
         """Feed one id to each live row and return what heads read, [B, D]."""
         self.rows.reserve(0, 0)
         self.rows.settle(self.device)
-        inputs = {"input_ids": torch.tensor(ids, device=self.device)[:, None]}
-        if self._takes_positions:
-            inputs["position_ids"] = torch.tensor(self.rows.positions(), device=self.device)[:, None]
-        with self._wardrobe.worn(self._adapters):
-            output = self._trunk(
-                **inputs,
-                attention_mask=self.rows.mask(self.device),
-                past_key_values=self.rows,
-                use_cache=True,
-            )
+        captured = self._captured
+        if captured is not None and captured.trusted and not any(self.adapters):
+            states = captured.step(ids, lambda: self._eagerly(ids))
+        else:
+            states = self._eagerly(ids)
         self.rows.window.cursor += 1
+        return states
+
+    def _eagerly(self, ids: Ids) -> Tensor:
+        with self._wardrobe.worn(self.adapters):
+            fed = torch.tensor(ids, device=self.device)[:, None]
+            positions = torch.tensor(self.rows.positions(), device=self.device)[:, None]
+            return self._pass(fed, positions, self.rows.mask(self.device))
+
+    def _pass(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """Run the trunk over ids and positions [B, 1] and return what heads read, [B, D]."""
+        inputs = {"position_ids": positions} if self._takes_positions else {}
+        output = self._trunk(
+            input_ids=ids, **inputs, attention_mask=mask, past_key_values=self.rows, use_cache=True
+        )
         return (output.last_hidden_state if self.sliced else output.logits)[:, -1]
 
     def add(self, past: Read, length: int, count: int) -> None:
         """Append rows; see `loop.Runner.add`."""
         self.rows.add(past.past, length, count)
-        self._adapters += [past.adapter] * count
+        self.adapters += [past.adapter] * count
 
     def drop(self, row: int) -> None:
         """Remove a row; the last row takes its number."""
         self.rows.drop(row)
-        self._adapters[row] = self._adapters[-1]
-        self._adapters.pop()
+        self.adapters[row] = self.adapters[-1]
+        self.adapters.pop()
 
     def reset(self) -> None:
-        """Forget all rows and release their memory."""
-        self.rows, self._adapters = Rows(self._dtype, self._sharing), []
+        """Forget all rows and release their memory, unless captured steps hold on to it."""
+        self.adapters = []
+        if self._captured is not None:
+            self.rows.clear()
+        else:
+            self.rows = Rows(self._dtype, self._sharing)
 
     def close(self) -> None:
         """Leave the model as it was given: whoever gave it keeps it."""

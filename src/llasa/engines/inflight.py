@@ -15,8 +15,10 @@ from torch import Tensor
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
 from llasa.engines.base import Step, check_candidate, follow
+from llasa.engines.drawing import Settings, draw, penalise
 from llasa.engines.head import Head
-from llasa.engines.sampling import LoopWatch, Settings, draw, penalise, uniforms
+from llasa.engines.sampling import LoopWatch, uniforms
+from llasa.engines.stages import Stages
 from llasa.errors import EngineError
 
 
@@ -114,7 +116,7 @@ class LocalRequest:
 class Row:
     """A live candidate. `last` is the id to feed; `drawn` counts all draws, the stop id included.
 
-    stats: of its prompt.
+    stats: of its prompt. stages: of the loop, which had `spent` so much when the row began.
     """
 
     request: LocalRequest
@@ -123,12 +125,17 @@ class Row:
     limit: int
     key: int
     stats: dict[str, float]
+    stages: Stages
     watch: LoopWatch | None
     seen: Tensor | None
     began: float = field(default_factory=time.perf_counter)
+    spent: tuple[float, float, float] = field(init=False)
     drawn: int = 0
     ids: Ids = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.spent = self.stages.spent()
 
     def take(self, token_id: int, column: int, logprob: float | None) -> Step:
         """Add a drawn id and tell what it means for the candidate."""
@@ -150,7 +157,7 @@ class Row:
         """Return the finished candidate."""
         stats = {
             **self.stats,
-            "decode_s": time.perf_counter() - self.began,
+            **self.stages.since(self.began, self.spent),
             "tokens": len(self.ids),
             "steps": self.drawn,
         }

@@ -25,6 +25,7 @@ from llasa.engines.base import Step
 from llasa.engines.head import Head
 from llasa.engines.inflight import Group, LocalRequest, Row
 from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt, stream_key
+from llasa.engines.stages import Stages
 from llasa.errors import ConfigError, EngineError
 
 
@@ -96,6 +97,7 @@ class StepLoop:
         concurrency: int,
         name: str,
         loop_guard: LoopGuard | None = None,
+        alone: bool = False,
     ) -> None:
         """Start the loop.
 
@@ -105,6 +107,8 @@ class StepLoop:
             concurrency: live candidates; more wait for a free slot.
             name: what reports call the engine.
             loop_guard: when a candidate counts as looping; its defaults if None.
+            alone: whether logits are computed and ids drawn row by row, so that no row's rounding depends on
+                another; the runner has to do the same.
 
         Raises:
             ConfigError: max_length or concurrency is not positive.
@@ -115,7 +119,8 @@ class StepLoop:
         self.name, self.max_length, self.concurrency = name, max_length, concurrency
         self.vocab_size = runner.vocab_size
         self._guard = loop_guard or LoopGuard()
-        self._runner = runner
+        self._runner, self._alone = runner, alone
+        self._stages = Stages(runner.device)
         self._head = lru_cache(maxsize=8)(runner.head)
         # Never changed but replaced, since any thread may read it; requests hold on to their adapter.
         self._adapters: Mapping[str, Any] = {}
@@ -216,8 +221,10 @@ class StepLoop:
                 # Known before the work starts, so that a failure reaches its request too.
                 self._entering = _Prompt(request)
                 self._entering.past, reused = self._runner.prefill(request.prompt[:-1], request.adapter)
+                prefill_s = time.perf_counter() - began
+                self._stages.read_s += prefill_s
                 self._entering.stats = {
-                    "prefill_s": time.perf_counter() - began,
+                    "prefill_s": prefill_s,
                     "prefill_tokens": len(request.prompt) - 1 - reused,
                     "reused_tokens": reused,
                 }
@@ -232,6 +239,7 @@ class StepLoop:
             limit=min(params.max_tokens, self.max_length - len(request.prompt)),
             key=stream_key(params.seed, params.first + candidate),
             stats=prompt.stats,
+            stages=self._stages,
             watch=LoopWatch(self._guard) if params.loop_guard else None,
             seen=torch.zeros(request.head.width, dtype=torch.bool, device=self._runner.device)
             if params.repetition_penalty != 1
@@ -248,23 +256,29 @@ class StepLoop:
 
     def _step(self) -> None:
         """Feed the last id of every row, draw the next one, and deliver."""
+        self._stages.begin()
         state = self._runner.step([row.last for row in self._rows])
+        self._stages.stepped()
         if self._groups is None:
             self._groups = self._grouped()
+        drawn = [
+            group.draw(state if len(self._groups) == 1 else state[group.numbers]) for group in self._groups
+        ]
+        self._stages.drawn()
         steps: dict[int, Step] = {}
-        for group in self._groups:
-            drawn = group.draw(state if len(self._groups) == 1 else state[group.numbers])
-            for number, row, news in zip(group.numbers, group.rows, drawn, strict=True):
+        for group, found in zip(self._groups, drawn, strict=True):
+            for number, row, news in zip(group.numbers, group.rows, found, strict=True):
                 steps[number] = row.take(*news)
         self._deliver(steps)
 
     def _grouped(self) -> list[Group]:
-        shared: dict[Head, list[int]] = {}
+        shared: dict[tuple[Head, int], list[int]] = {}
         for number, row in enumerate(self._rows):
-            shared.setdefault(row.request.head, []).append(number)
+            shared.setdefault((row.request.head, number if self._alone else 0), []).append(number)
         device = self._runner.device
         return [
-            Group(head, numbers, [self._rows[i] for i in numbers], device) for head, numbers in shared.items()
+            Group(head, numbers, [self._rows[i] for i in numbers], device)
+            for (head, _), numbers in shared.items()
         ]
 
     def _deliver(self, steps: dict[int, Step]) -> None:

@@ -4,8 +4,11 @@ Shapes: B live rows, P past ids of a prompt.
 
 A column is a moment: the newest ids of all rows share one column, the cursor. A row starts as many columns
 before it as it holds ids, and what lies before its start is masked. Distances within a row stay true, so
-rotary, learnt, sliding-window and ALiBi positions all hold, and writing a step is one slice. Rows that share
-a past, where the model can attend to one (see `attention`), hold only what came after it.
+rotary, learnt, sliding-window and ALiBi positions all hold, and writing a step is one slice.
+
+Where the model can attend to a shared past (see `attention`), rows that have one hold only what came after
+it, and what an old row holds beside young ones becomes a past of its own, or each of them would have as many
+columns. Fixed rows, for steps whose shapes and memory may not change (see `captured`), keep their buffers.
 """
 
 from collections.abc import Sequence
@@ -16,20 +19,31 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from llasa.engines.attention import Held, Places, padded
+from llasa.engines.attention import Held, Places, Whole, padded
 from llasa.engines.prefixes import Past
 
-_COLUMNS = 256
+COLUMNS = 256  # buffers have a multiple of
 # Measured, one core, 6M Llama, pasts of 170 ids: a step of 3 rows takes 3.4 ms with copies of their past
 # and 4.0 ms sharing it, of 4 rows 3.9 and 4.0, of 16 rows 10.1 and 8.0; of 64 rows, 8 a past, 35.9 and 18.9.
 _TOGETHER = 4
+_SPARSE = 3  # times as many columns as ids, over all rows, before the oldest are set aside
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A step of fixed shape: rows and columns looked at, and the cursor [1], on the device."""
+
+    rows: int
+    columns: int
+    cursor: Tensor
 
 
 @dataclass
 class _Window:
     """Where live rows lie: `starts` [B] columns, the first of them, cursor; the buffer's size and dtype.
 
-    places: where they lie by shared past; None while no row shares one.
+    places: where they lie by shared past; None while no row shares one. frame: of a step of fixed shape.
+    buffers: how often they were made anew.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -39,6 +53,8 @@ class _Window:
     columns: int = 0
     dtype: torch.dtype | None = None
     places: Places | None = None
+    frame: Frame | None = None
+    buffers: int = 0
 
 
 class _Layer(CacheLayerMixin):
@@ -65,7 +81,12 @@ class _Layer(CacheLayerMixin):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
-    ) -> tuple[Tensor | Held, Tensor]:
+    ) -> tuple[Tensor | Held | Whole, Tensor]:
+        if (frame := self.window.frame) is not None:
+            keys, values = (side[: frame.rows, :, : frame.columns] for side in (self.keys, self.values))
+            keys.index_copy_(2, frame.cursor, key_states.to(keys.dtype))
+            values.index_copy_(2, frame.cursor, value_states.to(values.dtype))
+            return Whole(keys), values
         live, first, now = len(self.window.starts), self.window.first, self.window.cursor
         self.put(slice(live), slice(now, now + 1), key_states, value_states)
         keys, values = self.keys[:live, :, first : now + 1], self.values[:live, :, first : now + 1]
@@ -85,11 +106,15 @@ class _Layer(CacheLayerMixin):
         self.shared = (sides[0], sides[1]) if pasts else None
 
     def move(self, live: int, source: slice, target: slice) -> None:
-        """Take new buffers of the window's size and bring the live columns over."""
-        if self.is_initialized:
-            keys, values = self.keys[:live, :, source], self.values[:live, :, source]
+        """Bring the live columns elsewhere, into new buffers if the window's size is another."""
+        if not self.is_initialized:
+            return
+        keys, values = self.keys[:live, :, source], self.values[:live, :, source]
+        if self.keys.shape[::2] == (self.window.rows, self.window.columns):
+            keys, values = keys.clone(), values.clone()  # the two places may overlap
+        else:
             self.lazy_initialization(keys, values)
-            self.put(slice(live), target, keys, values)
+        self.put(slice(live), target, keys, values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -105,12 +130,13 @@ class Rows(Cache):
     """The live rows' keys and values; a row's number changes only by `drop`.
 
     dtype: the model's if None. sharing: whether the model can attend to a past that rows share.
+    fixed: whether buffers only grow, by doubling, so that they rarely change their place.
     """
 
     layers: list[_Layer]  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, dtype: torch.dtype | None = None, sharing: bool = False) -> None:
-        self.window, self._sharing = _Window(dtype=dtype), sharing
+    def __init__(self, dtype: torch.dtype | None = None, sharing: bool = False, fixed: bool = False) -> None:
+        self.window, self._sharing, self._fixed = _Window(dtype=dtype), sharing, fixed
         self._pasts = list[Past | None]()  # of each row, the one that it shares
         self._side_by_side = list[Past]()  # those that the layers hold
         self._changed = False
@@ -153,14 +179,51 @@ class Rows(Cache):
         if rows <= window.rows and length <= window.cursor < window.columns:
             return
         used = window.cursor - window.first
+        if self._sharing:
+            self._set_aside()
+            used = window.cursor - window.first
         end = max(length, used)
         source, target = slice(window.first, window.cursor), slice(end - used, end)
-        window.rows = max(window.rows, 1 << (rows - 1).bit_length() if rows else 0)
-        window.columns = (end // _COLUMNS + 1) * _COLUMNS
+        wanted = max(rows, len(window.starts))
+        wanted_rows, columns = 1 << (wanted - 1).bit_length() if wanted else 0, end // COLUMNS + 1
+        if self._fixed:
+            wanted_rows = max(window.rows, wanted_rows)
+            columns = max(window.columns // COLUMNS, 1 << (columns - 1).bit_length())
+        window.buffers += (wanted_rows, columns * COLUMNS) != (window.rows, window.columns)
+        window.rows, window.columns = wanted_rows, columns * COLUMNS
         for layer in self.layers:
             layer.move(len(window.starts), source, target)
         window.starts = [start + end - window.cursor for start in window.starts]
         window.first, window.cursor = end - used, end
+
+    def _set_aside(self) -> None:
+        """Make pasts of what the oldest rows hold, while columns would be mostly empty."""
+        window = self.window
+        starts, now = window.starts, window.cursor
+        while (now - window.first) * len(starts) > _SPARSE * sum(now - start for start in starts):
+            row, columns = starts.index(window.first), slice(window.first, now)
+            own = [
+                (layer.keys[row : row + 1, :, columns], layer.values[row : row + 1, :, columns])
+                for layer in self.layers
+            ]
+            before = self._pasts[row] or [(keys[:, :, :0], values[:, :, :0]) for keys, values in own]
+            self._pasts[row] = [
+                (torch.cat([k.to(key), key], 2), torch.cat([v.to(value), value], 2))
+                for (k, v), (key, value) in zip(before, own, strict=True)
+            ]
+            starts[row] = now
+            window.first = min(starts)
+            self._changed = True
+
+    def clear(self) -> None:
+        """Remove all rows; fixed ones keep their memory."""
+        window = self.window
+        window.starts, window.first, window.cursor = [], 0, 0
+        self._pasts, self._changed = [], True
+        for layer in self.layers if self._fixed else ():
+            if layer.is_initialized:
+                layer.keys.zero_()  # what a failed step left may be NaN
+                layer.values.zero_()
 
     def mask(self, device: torch.device) -> Tensor | None:
         """Return which columns each row sees, bool [B, columns], or None where all rows see all."""

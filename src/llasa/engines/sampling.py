@@ -1,6 +1,6 @@
-"""Drawing ids from logits, and noticing when a candidate runs in circles. Knows no model, cache or threads.
+"""What may be asked of a sampler, random numbers, and noticing when a candidate runs in circles.
 
-Shapes: B rows (live candidates), A allowed ids. Rows have their own parameters and never affect each other.
+Knows no model, cache or threads. Shapes: B rows (live candidates).
 """
 
 import math
@@ -11,15 +11,12 @@ from numbers import Integral
 from textwrap import shorten
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llasa.core import Ids, SamplingParams
-from llasa.errors import ConfigError, EngineError, InputError
+from llasa.errors import ConfigError, InputError
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 0xFFFFFFFFFFFFFFFF
-_HEAD_OF_RANKING = 256
 _LEAST, _MOST = 1e-30, 1e30  # logits times or over these stay finite in float32
 
 
@@ -146,89 +143,6 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Parameters of B rows as tensors [B]; the flags tell which work no row needs."""
-
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    penalty: Tensor
-    all_greedy: bool
-    truncates: bool
-    penalises: bool
-
-    @classmethod
-    def of(cls, rows: Sequence[SamplingParams], device: torch.device) -> "Settings":
-        """Collect the parameters of each row."""
-        return cls(
-            torch.tensor([p.temperature for p in rows], dtype=torch.float32, device=device),
-            torch.tensor([p.top_k for p in rows], device=device),
-            torch.tensor([p.top_p for p in rows], dtype=torch.float64, device=device),
-            torch.tensor([p.repetition_penalty for p in rows], dtype=torch.float32, device=device),
-            all_greedy=all(p.temperature == 0 for p in rows),
-            truncates=any(p.top_k or p.top_p < 1 for p in rows),
-            penalises=any(p.repetition_penalty != 1 for p in rows),
-        )
-
-
-def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-    """Return logits [B, A] with the `seen` [B, A] ids made less likely where `penalty` [B] is above 1.
-
-    Source: Keskar et al., *CTRL*, 2019, section 4.1, with the sign rule of transformers.
-    """
-    factor = penalty[:, None]
-    return torch.where(seen, torch.where(logits > 0, logits / factor, logits * factor), logits)
-
-
-def draw(logits: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
-    """Return one column of `logits` for each row: the likeliest, or one drawn by inverting the distribution.
-
-    Args:
-        logits: float32 [B, A]; minus infinity forbids.
-        settings: of the same B rows.
-        uniform: float64 [B] in [0, 1).
-
-    Returns:
-        columns [B] in [0, A).
-
-    Raises:
-        EngineError: a row has no finite maximum.
-    """
-    peak, greedy = logits.max(-1, keepdim=True)
-    if not torch.isfinite(peak).all():
-        raise EngineError(
-            "Sampling: the model returned logits that are not finite. Check its weights, or use float32."
-        )
-    if settings.all_greedy:
-        return greedy[:, 0]
-    cold = settings.temperature == 0
-    probs = ((logits - peak) / settings.temperature.masked_fill(cold, 1)[:, None]).softmax(-1)
-    if settings.truncates:
-        probs = probs.masked_fill(probs < _thresholds(probs, settings)[:, None], 0)
-    mass = probs.cumsum(-1, dtype=torch.float64)
-    picked = torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True)
-    return torch.where(cold, greedy[:, 0], picked[:, 0])
-
-
-def _thresholds(probs: Tensor, settings: Settings) -> Tensor:
-    """Return the least probability [B] that top_k, then top_p of what is left, keep; ties stay together."""
-    width = probs.shape[-1]
-    limit = settings.top_k.masked_fill(settings.top_k == 0, width).clamp(max=width)
-    # Sorting everything is ten times dearer than the head of the ranking, which nearly always decides.
-    head = max(_HEAD_OF_RANKING, int(limit.masked_fill(limit == width, 0).max()))
-    for size in (min(head, width), width):
-        ranked = probs.topk(size).values
-        mass = ranked.cumsum(-1, dtype=torch.float64)
-        kept = mass.gather(-1, (limit.clamp(max=size) - 1)[:, None])[:, 0].masked_fill(limit == width, 1)
-        nucleus = (mass < (settings.top_p * kept)[:, None]).sum(-1) + 1
-        count = torch.minimum(limit, nucleus.masked_fill(settings.top_p == 1, width))
-        if bool(((count <= size) | (count == width)).all()):
-            break
-    last = ranked.gather(-1, (count.clamp(max=size) - 1)[:, None])[:, 0]
-    return last.masked_fill(count == width, 0)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from llasa.pairs import VOTES, decide, read_pairs
 from llasa.prompt import SPEECH_END
 from llasa.train.arguments import trl_arguments
 from llasa.train.panel import Panel, SamplesBlock, Speaker
-from llasa.train.policy import check_head, lora_config, speaking_with, speech_only
+from llasa.train.policy import check_head, lora_config, speech_only
 from llasa.train.preference import Preference, Preferences, preferences, split
 from llasa.train.result import write_result
 from llasa.train.run import start
@@ -175,7 +175,7 @@ class _Run:
         decided = decide(pairs, files)
         engine = NativeEngine(self.model, max_length=self.bundle.max_length, concurrency=1)
         try:
-            found = preferences(pairs, decided.choices, speaking_with(self.bundle, engine))
+            found = preferences(pairs, decided.choices, self.bundle.with_engine(engine))
         finally:
             engine.close()
         self.train_rows, self.held_rows = split(found.rows, recipe.held_out, recipe.seed)

@@ -32,7 +32,7 @@ from llasa.train.group import own_device
 from llasa.train.guards import GuardBlock, Guards
 from llasa.train.logprobs import share_prompts
 from llasa.train.panel import SamplesBlock
-from llasa.train.policy import check_head, lora_config, speaking_with, speech_only
+from llasa.train.policy import check_head, lora_config, speech_only
 from llasa.train.prompts import Prompts, read_texts
 from llasa.train.result import write_result
 from llasa.train.rollout import Roller
@@ -57,7 +57,6 @@ REFUSED = (
     "output_dir",
     "min_p",
     "generation_kwargs",
-    "use_vllm",
     "use_transformers_continuous_batching",
     "cache_implementation",
 )
@@ -152,7 +151,14 @@ def arguments(recipe: Grpo, bundle: Bundle) -> Any:
     except ImportError as error:
         raise MissingExtra("Training by rewards", "trl", "train") from error
     defaults = DEFAULTS | {"max_completion_length": bundle.max_length}
-    return trl_arguments(GRPOConfig, recipe.trainer, defaults, FIXED, REFUSED, Path(recipe.out), recipe.seed)
+    fixed = FIXED | (_vllm(bundle) if recipe.trainer.get("use_vllm") else {})
+    return trl_arguments(GRPOConfig, recipe.trainer, defaults, fixed, REFUSED, Path(recipe.out), recipe.seed)
+
+
+def _vllm(bundle: Bundle) -> dict[str, Any]:
+    """Return what lets vLLM draw what the engine could: codes, until the end marker."""
+    allowed, end = bundle.prompt.allowed_token_ids, bundle.prompt.end_id
+    return {"generation_kwargs": {"allowed_token_ids": list(allowed), "stop_token_ids": [end]}}
 
 
 class _Run:
@@ -171,7 +177,7 @@ class _Run:
         self.engine = NativeEngine(
             self.model, max_length=bundle.max_length, concurrency=together, name="policy"
         )
-        self.bundle = speaking_with(bundle, self.engine)
+        self.bundle = bundle.with_engine(self.engine)
         try:
             self._prepare()
         except BaseException:
@@ -275,7 +281,7 @@ class _Run:
                 processing_class=tokenizer, callbacks=callbacks, peft_config=self.lora,
                 rollout_func=self.roller,
             )  # fmt: skip
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, ImportError, ConnectionError) as error:
             raise ConfigError(f"Setting up TRL's trainer: {error} Change [trainer] or [lora].") from error
         trainer.remove_callback(PrinterCallback)  # the board shows it
         check_head(trainer.accelerator.unwrap_model(trainer.model), self.head)

@@ -5,14 +5,11 @@ bias on the head, which is never saved, makes both the same. Must not know: rewa
 """
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import torch
 from torch import nn
 
-from llasa.bundle import Bundle
-from llasa.engines.base import Engine
 from llasa.errors import ConfigError, MissingExtra
 from llasa.train.loss import SCALED
 
@@ -75,17 +72,3 @@ def lora_config(options: dict[str, Any] | None) -> Any:
         return LoraConfig(task_type="CAUSAL_LM", **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"Reading [lora] of the recipe: {error} See peft's LoraConfig.") from error
-
-
-def speaking_with(bundle: Bundle, engine: Engine) -> Bundle:
-    """Return a bundle that speaks with another engine than its own, and shares the parts that are loaded."""
-    other = copy(bundle)
-    other.__dict__["engine"] = engine  # where its own, made when first asked for, would be kept
-    return other
-
-
-def without_default_voice(bundle: Bundle) -> Bundle:
-    """Return a bundle that speaks without a voice unless one is named; it shares parts that are loaded."""
-    other = copy(bundle)  # `replace` would drop the parts, and load them again
-    other.__dict__["manifest"] = bundle.manifest.model_copy(update={"default_voice": None})
-    return other

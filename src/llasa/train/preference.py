@@ -14,7 +14,6 @@ from llasa.data.rejects import Reject
 from llasa.errors import BundleError, ConfigError, InputError
 from llasa.pairs import Choice, Pair, Side
 from llasa.synthesizer import Synthesizer
-from llasa.train.policy import without_default_voice
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def preferences(pairs: Sequence[Pair], choices: Mapping[str, Choice], bundle: Bu
         choices: by the pair's id. bundle: what is to be trained; its engine says how long a row may be.
     """
     # Pairs name their voice, also a default one; others had none.
-    speaker, rows, rejects = Synthesizer(without_default_voice(bundle)), list[Preference](), list[Reject]()
+    speaker, rows, rejects = Synthesizer(bundle.without_default_voice()), list[Preference](), list[Reject]()
     left_out = Counter({"same": 0, "bad": 0, "open": 0})
     for pair in pairs:
         choice = choices.get(pair.id, "open")

@@ -19,7 +19,6 @@ from llasa.errors import ConfigError, InputError
 from llasa.search import Job
 from llasa.synthesizer import Synthesizer
 from llasa.text.segment import segment
-from llasa.train.policy import without_default_voice
 
 SHOWN = 10  # rows that an error names
 _BETWEEN = ": "  # voice and text of a name; names of voices have no colon
@@ -92,7 +91,7 @@ class Prompts:
             ConfigError: no such voice. BundleError: it belongs to another codec.
         """
         if voices is not None and not voices:  # the default voice would step in
-            bundle = without_default_voice(bundle)
+            bundle = bundle.without_default_voice()
         self._synthesizer, self._sampling = Synthesizer(bundle), sampling
         found = [self._synthesizer.voice(name) for name in voices or [None]]
         # One object a voice: candidates of the same one are decoded together.

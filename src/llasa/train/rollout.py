@@ -1,6 +1,7 @@
 """One step's candidates: drawn by an engine that shares the trained weights, judged as they finish.
 
-TRL asks for completions of prompts; here a prompt is the name of a job. Must not know: what rewards do.
+TRL asks for completions of prompts; here a prompt is the name of a job. Where TRL has vLLM, that draws, and
+TRL hands it the weights. Must not know: what rewards do.
 """
 
 import hashlib
@@ -21,13 +22,17 @@ from llasa.train.scoring import Judging, Key, Scoring
 
 @dataclass(frozen=True)
 class Rolled:
-    """A candidate of a step and its verdict. group, candidate: over all processes. ids: as TRL has them."""
+    """A candidate of a step and its verdict. group, candidate: over all processes. ids: as TRL has them.
+
+    logprobs: of the ids, by who drew them, nats; None if that is the engine, whose are those that are learnt.
+    """
 
     step: int
     group: int
     candidate: int
     ids: Ids = field(repr=False)
     judged: Judged = field(repr=False)
+    logprobs: list[float] | None = field(default=None, repr=False)
 
     @property
     def reward(self) -> float | None:
@@ -90,12 +95,13 @@ class Roller:
         """Return completions of prompts in TRL's form; `rolled` and `spent` reach the reward."""
         place = self._place(len(prompts), trainer)
         with resting(trainer.model):
-            rolled, spent = self.roll(prompts, place)
+            rolled, spent = self.roll(prompts, place, trainer.vllm_generation if trainer.use_vllm else None)
         self.rolled += rolled
         return {
             "prompt_ids": [self._job(name).prompt for name in prompts],
             "completion_ids": [one.ids for one in rolled],
-            "logprobs": None,
+            # vLLM rounds in its own way, which TRL can weigh; the engine has the very weights.
+            "logprobs": [one.logprobs for one in rolled] if trainer.use_vllm else None,
             "rolled": rolled,
             "spent": spent,
         }
@@ -108,8 +114,11 @@ class Roller:
         first = trainer.accelerator.process_index * count
         return Place(step, self._call, first, trainer.num_generations, trainer.max_completion_length)
 
-    def roll(self, prompts: Sequence[str], place: Place) -> tuple[list[Rolled], Spent]:
+    def roll(self, prompts: Sequence[str], place: Place, vllm: Any = None) -> tuple[list[Rolled], Spent]:
         """Return a judged candidate for each prompt; a prompt stands there once for each of its candidates.
+
+        Args:
+            vllm: TRL's `VLLMGeneration` if that draws, not the engine.
 
         Raises:
             EngineError: the engine failed. ScorerError: the judge did, as a whole.
@@ -118,12 +127,19 @@ class Roller:
         self._engine.forget()  # fused optimizers leave no trace in weights that they change
         asked = self._asked(prompts, place)
         with Scoring(self._judge) as scoring:
-            drawn = self._drawn(asked, scoring)
+            drawn = self._drawn(asked, scoring) if vllm is None else self._served(asked, place, vllm, scoring)
             done = time.perf_counter()
             verdicts = scoring.verdicts()
         spent = Spent(done - began, scoring.judge_s, time.perf_counter() - done)
         rolled = [
-            Rolled(place.step, one.number, number, self._ended(generation), verdicts[one.number, number])
+            Rolled(
+                place.step,
+                one.number,
+                number,
+                self._ended(generation),
+                verdicts[one.number, number],
+                generation.logprobs,
+            )
             for one, generations in zip(asked, drawn, strict=True)
             for number, generation in enumerate(generations, one.job.params.first)
         ]
@@ -161,6 +177,31 @@ class Roller:
             finally:  # an error in one ends all
                 for request in requests:
                     request.cancel()
+
+    def _served(
+        self, asked: Sequence[_Asked], place: Place, vllm: Any, scoring: Scoring
+    ) -> list[list[Generation]]:
+        """Let vLLM draw, which gives all candidates at once, and hand them over."""
+        prompts = [one.job.prompt for one in asked for _ in range(one.job.params.n)]
+        _, completions, told, _ = vllm.generate(prompts=prompts, images=None, num_generations=place.group)
+        left = zip(completions, told, strict=True)
+        drawn = list[list[Generation]]()
+        for one in asked:
+            limit, numbers = one.job.params.max_tokens, range(one.job.params.n)
+            made = [self._generation(*next(left), limit) for _ in numbers]
+            for number, generation in enumerate(made, one.job.params.first):
+                key = (one.number, number)
+                scoring.put(key, self._candidate(one, generation.ids, generation.finish, key))
+            drawn.append(made)
+        return drawn
+
+    def _generation(self, ids: Ids, told: Sequence[Sequence[float]], limit: int) -> Generation:
+        """Return what vLLM drew, cut where a text of this length has long ended."""
+        ended = ids[-1:] == [self._end_id] and len(ids) <= limit + 1
+        logprobs = [first for first, *_ in told]
+        if ended:
+            return Generation(ids[:-1], "stop", logprobs)
+        return Generation(ids[:limit], "length", logprobs[:limit])
 
     def _follow(self, one: _Asked, request: Request, scoring: Scoring) -> list[Generation]:
         """Hand over each candidate of a request when it has ended."""

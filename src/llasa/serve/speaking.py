@@ -1,0 +1,183 @@
+"""A request's speech: what is made for it, and how it is cut off. Must not know: routes, encodings."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any
+from weakref import WeakSet
+
+from llasa.audio.apart import read_apart
+from llasa.audio.tempo import Tempo
+from llasa.core import Audio, Candidate, Ids, Judged, SamplingParams, Voice
+from llasa.engines.base import Engine, Request
+from llasa.errors import ConfigError, EngineError, InputError
+from llasa.judge import Judge
+from llasa.recipe import Effort
+from llasa.serve.asked import SpeechRequest
+from llasa.spoken import Spoken
+from llasa.synthesizer import Synthesizer
+from llasa.voice import MAX_S, MIN_S, create
+
+
+class Line:
+    """An engine as one client has it: what is in flight for him ends when he hangs up."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name, self.max_length, self.concurrency = engine.name, engine.max_length, engine.concurrency
+        self._engine, self._requests, self._cut = engine, WeakSet[Any](), False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, prompt: Ids, params: SamplingParams) -> Request:
+        """See `Engine.submit`; EngineError once it was cut."""
+        if self._cut:
+            raise EngineError("Speaking: the client is gone.")
+        request = self._engine.submit(prompt, params)
+        self._requests.add(request)
+        if self._cut:
+            request.cancel()
+        return request
+
+    def cut(self) -> None:
+        """End all that is in flight; any thread may call this."""
+        self._cut = True
+        for request in list(self._requests):
+            request.cancel()
+
+
+class OneAtATime:
+    """A judge that requests share: scorers were not made for several threads."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge, self._lock = judge, Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._judge, name)
+
+    def judge(self, candidates: list[Candidate], held_out: bool = False) -> list[Judged]:
+        """See `Judge.judge`."""
+        with self._lock:
+            return self._judge.judge(candidates, held_out)
+
+    def choose(self, candidates: list[Candidate], above: float = 0.0) -> list[Judged]:
+        """See `Judge.choose`."""
+        with self._lock:
+            return self._judge.choose(candidates, above)
+
+
+@dataclass
+class Speech:
+    """One request being followed. `sounds` may be iterated once, by one thread; `cut` by any.
+
+    codes: drawn ids of the candidates that are heard.
+    """
+
+    asked: SpeechRequest
+    speaker: Synthesizer
+    line: Line
+    effort: Effort | None
+    voice: Voice | None
+    spoken: list[Spoken] = field(default_factory=list[Spoken])
+
+    def sounds(self) -> Iterator[Audio]:
+        """Return the sound, piece by piece; what can be refused is refused before this returns."""
+        asked = self.asked
+        made = self.speaker.stream(
+            asked.input, self.voice, asked.seed, self.effort or 1, asked.language, self.spoken.append,
+            **asked.sampling,
+        )  # fmt: skip
+        return made if asked.speed == 1 else _at(asked.speed, made)
+
+    def cut(self) -> None:
+        """End it: nobody listens any more."""
+        self.line.cut()
+
+    @property
+    def codes(self) -> int:
+        """How many codes are heard."""
+        return sum(len(one.candidate.codes) for one in self.spoken)
+
+    def receipt(self) -> dict[str, object] | None:
+        """Return what was heard of the text, once all is said; None if it was not judged."""
+        if self.effort is None or not self.spoken:
+            return None
+        return self.speaker.receipt(self.asked.input, self.spoken, self.effort).to_json()
+
+
+def _at(speed: float, sounds: Iterator[Audio]) -> Iterator[Audio]:
+    tempo = None
+    for piece in sounds:
+        tempo = tempo or Tempo(speed, piece.sample_rate)
+        yield tempo.push(piece)
+    if tempo is not None:
+        yield tempo.close()
+
+
+class Speakers:
+    """The loaded bundles, by the name that requests give; a name of OpenAI's stands for the first.
+
+    most_effort, most_characters: what a request may ask for.
+    """
+
+    ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+
+    def __init__(self, speakers: Mapping[str, Synthesizer], most_effort: int, most_characters: int) -> None:
+        self.speakers = dict(speakers)
+        self.most_effort, self.most_characters = most_effort, most_characters
+        self._judges: dict[str, OneAtATime] = {}
+        self._lock = Lock()
+
+    def name(self, model: str) -> str:
+        """Return the name of the bundle that a request means.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if model in self.speakers:
+            return model
+        if model in self.ALIASES:
+            return next(iter(self.speakers))
+        known = ", ".join((*self.speakers, *self.ALIASES))
+        raise ConfigError(f"Choosing a model: found {model[:80]!r}. Models here: {known}.")
+
+    def begin(self, asked: SpeechRequest) -> Speech:
+        """Return a request's speech, begun with nothing yet.
+
+        Raises:
+            ConfigError: no such model or voice, or more effort than is allowed.
+            InputError: the text is too long, or the sound of the voice cannot be used.
+        """
+        if len(asked.input) > self.most_characters:
+            raise InputError(
+                f"Speaking: found {len(asked.input)} characters. Send {self.most_characters} at most."
+            )
+        if asked.effort > self.most_effort:
+            raise ConfigError(f"Speaking: found effort {asked.effort}. Ask for {self.most_effort} at most.")
+        name = self.name(asked.model)
+        whole = self.speakers[name]
+        line = Line(whole.bundle.engine)
+        own = Synthesizer(whole.bundle.with_engine(line))
+        return Speech(asked, own, line, self._effort(asked, name), self._voice(asked, whole))
+
+    def _effort(self, asked: SpeechRequest, name: str) -> Effort | None:
+        if asked.effort == 1 and not asked.judge:
+            return None
+        speaker = self.speakers[name]
+        with self._lock:
+            if name not in self._judges:
+                self._judges[name] = OneAtATime(speaker.effort(1).judge)
+        judge: Any = self._judges[name]
+        return speaker.effort(asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge)
+
+    def _voice(self, asked: SpeechRequest, speaker: Synthesizer) -> Voice | None:
+        if asked.ref_audio is None:
+            # By the registry: a name is never a path here.
+            return speaker.bundle.voices.get(asked.voice_id) if asked.voice_id else None
+        if not asked.ref_text:
+            raise InputError(
+                "Making a voice: found ref_audio without ref_text. Send the words that are said in it."
+            )
+        sound = read_apart(asked.sound(), MIN_S, MAX_S)
+        made = create("request", sound, asked.ref_text, speaker.bundle.codec)
+        return replace(made, language=asked.language or "")

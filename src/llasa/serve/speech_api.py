@@ -1,0 +1,244 @@
+"""Speech as a service, by OpenAI's routes. `make_app` returns what an ASGI server runs.
+
+Must not know: sockets, command lines.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from llasa.serve.asked import SpeechRequest
+from llasa.serve.delivery import MEDIA, begun, encoded, events
+from llasa.serve.guard import Guard, Rules
+from llasa.serve.replies import install, refusal
+from llasa.serve.slots import Slots
+from llasa.serve.speaking import Speakers, Speech
+from llasa.serve.voices_api import add_voices
+
+T = TypeVar("T")
+GONE_S = 0.1  # how often it is seen to whether the client still waits
+MOST_RECEIPTS = 1000
+CLOSED = 499  # nginx's: nobody reads it
+
+
+class Gone(Exception):
+    """The client hung up before there was anything to send."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """speaking: requests at once. waiting: more, before they are refused."""
+
+    speaking: int = 8
+    waiting: int = 64
+
+
+class _Counted:
+    """What /metrics tells."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.registry = CollectorRegistry()
+        own: dict[str, Any] = {"registry": self.registry}
+        self.ended = Counter("llasa_speeches", "Requests for speech, by how they ended.", ["how"], **own)
+        self.first_s = Histogram("llasa_first_audio_seconds", "From request to first sound.", **own)
+        self.codes = Counter("llasa_codes", "Codes that were sent as sound.", **own)
+        Gauge("llasa_speaking", "Requests that are spoken.", **own).set_function(lambda: slots.taken)
+        Gauge("llasa_waiting", "Requests that wait.", **own).set_function(lambda: slots.waiting)
+
+
+class Receipts:
+    """The last receipts, each for the key that asked."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[str, dict[str, object]]] = OrderedDict()
+
+    def keep(self, id: str, key: str, receipt: dict[str, object]) -> None:
+        """Keep one, and forget the oldest."""
+        self._kept[id] = key, receipt
+        while len(self._kept) > MOST_RECEIPTS:
+            self._kept.popitem(last=False)
+
+    def find(self, id: str, key: str) -> dict[str, object] | None:
+        """Return one, None if there is none for this key."""
+        owner, receipt = self._kept.get(id, ("", None))
+        return receipt if owner == key else None
+
+
+@dataclass
+class Desk:
+    """What all requests share."""
+
+    speakers: Speakers
+    slots: Slots
+    threads: Executor
+    counted: _Counted
+    receipts: Receipts = field(default_factory=Receipts)
+
+    @classmethod
+    def open(cls, speakers: Speakers, limits: Limits) -> "Desk":
+        """Return one over loaded speakers."""
+        slots = Slots(limits.speaking, limits.waiting)
+        threads = ThreadPoolExecutor(limits.speaking + 1, "llasa-speech")
+        return cls(speakers, slots, threads, _Counted(slots))
+
+    async def answer(self, request: Request, asked: SpeechRequest) -> Response:
+        """Return a request's answer, once its first sound is there.
+
+        Raises:
+            Gone: the client is. LlasaError: it cannot be followed, or nothing came of it.
+        """
+        began, id, key = time.monotonic(), secrets.token_hex(12), key_of(request)
+        speech = await asyncio.to_thread(self.speakers.begin, asked)
+        stack = AsyncExitStack()
+        stack.callback(speech.cut)
+        try:
+            await while_there(request, stack.enter_async_context(self.slots.slot(key)))
+            data = await while_there(request, begun(await self._bytes(speech)))
+        except BaseException as error:
+            self.counted.ended.labels("gone" if isinstance(error, Gone) else type(error).__name__).inc()
+            await stack.aclose()
+            raise
+        self.counted.first_s.observe(time.monotonic() - began)
+        return _Followed(self._told(data, speech, id, key), stack, **_heads(asked, speech, id))
+
+    async def _bytes(self, speech: Speech) -> AsyncIterator[bytes]:
+        asked = speech.asked
+        sounds = await asyncio.get_running_loop().run_in_executor(self.threads, speech.sounds)
+        streams = asked.streams or asked.stream_format == "sse"
+        return encoded(sounds, asked.response_format, asked.sample_rate, streams, self.threads)
+
+    async def _told(
+        self, data: AsyncIterator[bytes], speech: Speech, id: str, key: str
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes, in the form that was asked for, and do what is to be done at the end."""
+        if speech.asked.stream_format == "sse":
+            data = events(data, lambda: _usage(speech))
+        how = "cut"
+        try:
+            async for piece in data:
+                yield piece
+            how = "said"
+            if receipt := await asyncio.to_thread(speech.receipt):
+                self.receipts.keep(id, key, receipt)
+        finally:
+            self.counted.ended.labels(how).inc()
+            self.counted.codes.inc(speech.codes)
+
+
+class _Followed(StreamingResponse):
+    """A stream that closes what it holds, however it ends, also before it began."""
+
+    def __init__(self, content: AsyncIterator[bytes], stack: AsyncExitStack, **options: Any) -> None:
+        super().__init__(content, **options)
+        self._stack = stack
+
+    async def __call__(self, *given: Any) -> None:
+        """Send it."""
+        async with self._stack:
+            await super().__call__(*given)
+
+
+def make_app(desk: Desk, rules: Rules) -> Guard:
+    """Return the application.
+
+    Args:
+        rules: who may ask.
+    """
+    speakers, slots, counted = desk.speakers, desk.slots, desk.counted
+    app = FastAPI(title="llasa", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
+    install(app)
+
+    add_voices(app, speakers)
+
+    @app.post("/v1/audio/speech", response_class=Response)
+    async def speech(request: Request, asked: SpeechRequest) -> Response:
+        try:
+            return await desk.answer(request, asked)
+        except Gone:
+            return Response(status_code=CLOSED)
+
+    @app.get("/v1/receipts/{id}")
+    async def receipt(request: Request, id: str) -> Response:
+        if found := desk.receipts.find(id, key_of(request)):
+            return JSONResponse(found)
+        return refusal(
+            404, "no such receipt, or not yet", "Ask once the sound has come to its end", "not_found"
+        )
+
+    @app.get("/v1/models")
+    @app.get("/v1/audio/models")
+    async def models() -> dict[str, object]:
+        return {"object": "list", "data": [_model(name) for name in _names(speakers)]}
+
+    @app.get("/v1/models/{name}")
+    async def model(name: str) -> Response:
+        if name in _names(speakers):
+            return JSONResponse(_model(name))
+        return refusal(404, "no such model", "See /v1/models", "model_not_found", "model")
+
+    @app.get("/health")
+    @app.get("/ready")
+    async def health() -> dict[str, object]:
+        return {"status": "ok", "speaking": slots.taken, "waiting": slots.waiting}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Guard(app, rules)
+
+
+async def while_there(request: Request, work: Awaitable[T]) -> T:
+    """Return what some work gives; Gone if the client hangs up before, and the work is cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=GONE_S))[0]:
+            if await request.is_disconnected():
+                raise Gone
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def key_of(request: Request) -> str:
+    """Return whose turn a request takes: its key's, or else its address's."""
+    return request.headers.get("authorization") or (request.client.host if request.client else "")
+
+
+def _names(speakers: Speakers) -> list[str]:
+    return [*speakers.speakers, *speakers.ALIASES]
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "llasa"}
+
+
+def _heads(asked: SpeechRequest, speech: Speech, id: str) -> dict[str, Any]:
+    media = "text/event-stream" if asked.stream_format == "sse" else MEDIA[asked.response_format]
+    judged = {"Link": f'</v1/receipts/{id}>; rel="describedby"'} if speech.effort else {}
+    return {"media_type": media, "headers": {"X-Request-Id": id, "Cache-Control": "no-store", **judged}}
+
+
+def _usage(speech: Speech) -> dict[str, int]:
+    """Return ids read and drawn, as OpenAI counts them."""
+    read = sum(
+        int(one.stats.get("prefill_tokens", 0) + one.stats.get("reused_tokens", 0)) for one in speech.spoken
+    )
+    return {"input_tokens": read, "output_tokens": speech.codes, "total_tokens": read + speech.codes}

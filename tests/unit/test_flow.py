@@ -1,0 +1,109 @@
+"""Speech while it is drawn: what is heard before the end, what is withdrawn, what comes of a failure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from llasa.bundle import load_bundle
+from llasa.core import Generation, Ids, SamplingParams
+from llasa.engines.base import Step
+from llasa.errors import EngineError
+from llasa.flow import pieces
+from llasa.synthesizer import Synthesizer
+
+LENGTH = 120
+
+
+@dataclass
+class Drip:
+    """A request that gives an id a step and counts them; `fails` after so many."""
+
+    first_id: int
+    fails: int | None = None
+    given: int = 0
+    cancelled: bool = False
+
+    def __iter__(self) -> Iterator[Step]:
+        for number in range(LENGTH):
+            if number == self.fails:
+                raise EngineError("Drawing: the plug was pulled.")
+            self.given += 1
+            yield Step(0, [self.first_id + number % 60], "stop" if number == LENGTH - 1 else None)
+
+    def cancel(self, candidate: int | None = None) -> None:
+        self.cancelled = True
+
+    def result(self) -> list[Generation]:
+        return [Generation([self.first_id + number % 60 for number in range(LENGTH)], "stop")]
+
+
+@dataclass
+class Taps:
+    """An engine of such requests."""
+
+    first_id: int
+    fails: Sequence[int | None] = (None,)
+    name: str = "taps"
+    max_length: int = 4096
+    concurrency: int = 1
+    made: list[Drip] = field(default_factory=list)
+
+    def submit(self, prompt: Ids, params: SamplingParams) -> Drip:
+        self.made.append(Drip(self.first_id, self.fails[len(self.made) % len(self.fails)]))
+        return self.made[-1]
+
+
+def tapped(folder: Path, *fails: int | None) -> tuple[Synthesizer, Taps]:
+    bundle = load_bundle(folder)
+    engine = Taps(bundle.prompt.first_code_id, fails or (None,))
+    return Synthesizer(bundle.with_engine(engine)), engine
+
+
+def test_the_first_piece_is_heard_long_before_the_last_code(tiny_bundle: Path) -> None:
+    speaker, engine = tapped(tiny_bundle)
+    sounds = speaker.stream("The cat sat.")
+    assert len(next(sounds).samples)
+    assert engine.made[0].given < LENGTH / 2
+    assert sum(len(piece.samples) for piece in sounds)
+
+
+def test_the_next_segment_is_drawn_once_the_last_one_is(tiny_bundle: Path) -> None:
+    speaker, engine = tapped(tiny_bundle)
+    counts = [[one.given for one in engine.made] for _ in speaker.stream("The cat sat. It was happy!")]
+    assert [0] not in counts and counts[-1] == [LENGTH, LENGTH]
+    assert all(first == LENGTH for first, *others in counts if others)
+
+
+def test_who_stops_listening_stops_the_drawing(tiny_bundle: Path) -> None:
+    speaker, engine = tapped(tiny_bundle)
+    sounds = speaker.stream("The cat sat. It was happy!")
+    next(sounds)
+    sounds.close()  # pyright: ignore
+    assert engine.made[-1].cancelled
+
+
+def test_a_failure_ends_the_sound_with_an_error(tiny_bundle: Path) -> None:
+    speaker, _ = tapped(tiny_bundle, 60)
+    heard = 0
+    with pytest.raises(EngineError, match="plug"):
+        for piece in speaker.stream("The cat sat."):
+            heard += len(piece.samples)
+    assert heard
+
+
+def test_what_a_loop_withdraws_is_not_said_if_it_has_not_been() -> None:
+    class Looping(Drip):
+        def __iter__(self) -> Iterator[Step]:
+            yield Step(0, [1, 2, 3])
+            yield Step(0, [4, 4, 4])
+            yield Step(0, [], "loop", rollback=5)
+
+    def given(first: int) -> list[list[int]]:
+        return list(pieces(Looping(0), lambda ids: list(ids), first, 50))
+
+    assert given(3) == [[1, 2, 3]]
+    assert given(4) == [[1, 2, 3, 4, 4, 4]]
+    assert given(50) == [[1]]
+    assert given(1) == [[1, 2, 3], [4, 4, 4]]
