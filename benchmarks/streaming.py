@@ -4,11 +4,11 @@ A fixed code stream arrives at the codec's own rate times `--speed`, one code at
 out `--step` codes at a time and decodes them between codes before (left) and behind (look-ahead). The clock
 runs on: arrival of the codes, and the seconds that decoding takes on top (of wall time, or of the processor
 on a machine that others use). First come errors of windows: signal over error against decoding all at once,
-over the whole sound and within 10 ms of seams. Then, for the codec's own window: first audio, underruns of a
-player that starts with the first piece, and the time of decoding against decoding from the start each time.
+over the whole sound and within 10 ms of seams. Then, for the window of `decode_stream`: first audio, how
+often a player that starts with the first piece runs dry, and decoding against decoding from the start.
 
 Checked: the length; a paced stream gives the bytes of an unpaced one; a window as wide as the codec sees
-gives the whole decode (only the compact codec sees a bounded part); the codec's own window keeps
+gives the whole decode (only the compact codec sees a bounded part); the window of `decode_stream` keeps
 `--least-db` at seams; no underrun.
 
     python benchmarks/streaming.py
@@ -34,7 +34,7 @@ from llasa.codec.base import Codec
 from llasa.codec.compact import CompactCodec
 from llasa.codec.xcodec2 import Xcodec2Codec
 from llasa.core import Audio, Codes
-from llasa.stream import decode_stream
+from llasa.stream import LEFT, LOOK_AHEAD, decode_stream
 
 SEAM_S = 0.01
 EXACT_DB = 60.0  # a whole decode, but for rounding in bfloat16 that depends on the length
@@ -118,8 +118,7 @@ def report_of(name: str, args: Any) -> tuple[dict[str, Any], list[str]]:
     """Measure one codec; return its report and what failed."""
     codec, codes = opened(name, args.seconds, args.seed)
     whole = codec.decode([codes])[0].samples
-    left, look_ahead = getattr(codec, "window", (75, 10))
-    own = {"left": left, "look_ahead": look_ahead, "step": args.step}
+    own = {"left": LEFT, "look_ahead": LOOK_AHEAD, "step": args.step}
     windows = [{"left": a, "look_ahead": b, "step": args.step} for a in args.left for b in args.look_ahead]
     table = [window_error(codec, codes, whole, window) for window in [*windows, own]]
     _say(args, f"{name}: {len(codes)} codes, {rate_of(codec):g} a second")
@@ -143,7 +142,7 @@ def report_of(name: str, args: Any) -> tuple[dict[str, Any], list[str]]:
     if pcm(piece for _, piece in pieces) != pcm(stream(one_by_one(codes))):
         failed.append(f"{name}: a paced stream has other bytes")
     if table[-1]["worst_db"] < args.least_db:
-        failed.append(f"{name}: {table[-1]['worst_db']:.1f} dB at a seam with its own window")
+        failed.append(f"{name}: {table[-1]['worst_db']:.1f} dB at a seam with the default window")
     if play["windowed"]["underruns"]:
         failed.append(f"{name}: {play['windowed']}")
     if isinstance(codec, CompactCodec):
@@ -167,7 +166,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=25, help="codes given out at a time")
     parser.add_argument("--left", nargs="+", type=int, default=[4, 8, 12, 16, 24, 32, 75])
     parser.add_argument("--look-ahead", nargs="+", type=int, default=[2, 4, 6, 10, 20])
-    parser.add_argument("--least-db", type=float, default=30.0, help="at the worst seam, codec's own window")
+    parser.add_argument("--least-db", type=float, default=30.0, help="at the worst seam, default window")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what decoding is counted in")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -12,14 +12,16 @@ from llasa.codec.base import Codec
 from llasa.core import Audio, Codes
 from llasa.errors import ConfigError
 
+LEFT, LOOK_AHEAD = 75, 10  # codes; benchmarks/streaming.py tells what they cost and what they change
+
 
 def decode_stream(
     codec: Codec,
     chunks: Iterable[Codes],
     context: Codes | None = None,
     *,
-    left: int | None = None,
-    look_ahead: int | None = None,
+    left: int = LEFT,
+    look_ahead: int = LOOK_AHEAD,
     step: int = 1,
     fade_s: float = 0.005,
 ) -> Iterator[Audio]:
@@ -32,9 +34,8 @@ def decode_stream(
         codec: any codec.
         chunks: codes that will not be withdrawn, in pieces of any length.
         context: codes of the voice, heard by the decoder before the first code.
-        left: codes decoded again before each later chunk; by default what the codec names in its `window`
-            (left, look-ahead), or 75.
-        look_ahead: codes held back until more come or the end; by default the codec's, or 10.
+        left: codes decoded again before each later chunk.
+        look_ahead: codes held back until more come or the end.
         step: codes given out at a time, at least; the end may be shorter.
         fade_s: length of the linear cross-fade where two decodes meet, at most one code, seconds.
 
@@ -42,8 +43,6 @@ def decode_stream(
         ConfigError: `left`, `look_ahead` or `fade_s` below 0, or `step` below 1.
         InputError: a code outside the codebook.
     """
-    window = getattr(codec, "window", (75, 10))
-    left, look_ahead = window[0] if left is None else left, window[1] if look_ahead is None else look_ahead
     if min(left, look_ahead, fade_s) < 0 or step < 1:
         found = f"{left=}, {look_ahead=}, {step=}, {fade_s=}"
         raise ConfigError(f"Decoding a stream: found {found}. Give step 1 or more, the rest 0 or more.")
