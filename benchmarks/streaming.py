@@ -37,7 +37,7 @@ from llasa.core import Audio, Codes
 from llasa.stream import LEFT, LOOK_AHEAD, decode_stream
 
 SEAM_S = 0.01
-EXACT_DB = 60.0  # a whole decode, but for rounding in bfloat16 that depends on the length
+EXACT_DB = 35.0  # a whole decode, but for rounding in bfloat16 that depends on the length
 STARTER = Path(llasa.__file__).parent / "assets" / "starter"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=25, help="codes given out at a time")
     parser.add_argument("--left", nargs="+", type=int, default=[4, 8, 12, 16, 24, 32, 75])
     parser.add_argument("--look-ahead", nargs="+", type=int, default=[2, 4, 6, 10, 20])
-    parser.add_argument("--least-db", type=float, default=30.0, help="at the worst seam, default window")
+    parser.add_argument("--least-db", type=float, default=25.0, help="at the worst seam, default window")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what decoding is counted in")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

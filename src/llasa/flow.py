@@ -19,6 +19,7 @@ from llasa.text.segment import Segment
 
 # A first piece that is heard soon; while one is played, a longer one is drawn.
 FIRST_S, MOST_S, GROWTH = 0.2, 3.2, 2
+FIRST_LOOK_AHEAD = 10  # codes
 
 
 class Flow:
@@ -71,7 +72,10 @@ class Flow:
         assert request is not None  # submitted before this segment's turn
         voice = job.utterance.voice
         drawn = self._drawn(request)
-        for piece in decode_stream(self._bundle.codec, drawn, voice.codes if voice else None):
+        sounds = decode_stream(
+            self._bundle.codec, drawn, voice.codes if voice else None, first_look_ahead=FIRST_LOOK_AHEAD
+        )
+        for piece in sounds:
             given.append(piece)
             yield piece
         if given:

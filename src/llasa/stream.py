@@ -12,7 +12,7 @@ from llasa.codec.base import Codec
 from llasa.core import Audio, Codes
 from llasa.errors import ConfigError
 
-LEFT, LOOK_AHEAD = 75, 10  # codes; benchmarks/streaming.py tells what they cost and what they change
+LEFT, LOOK_AHEAD = 75, 20  # codes; benchmarks/streaming.py tells what they cost and what they change
 
 
 def decode_stream(
@@ -22,6 +22,7 @@ def decode_stream(
     *,
     left: int = LEFT,
     look_ahead: int = LOOK_AHEAD,
+    first_look_ahead: int | None = None,
     step: int = 1,
     fade_s: float = 0.005,
 ) -> Iterator[Audio]:
@@ -36,17 +37,19 @@ def decode_stream(
         context: codes of the voice, heard by the decoder before the first code.
         left: codes decoded again before each later chunk.
         look_ahead: codes held back until more come or the end.
+        first_look_ahead: the same, before the first piece, for which someone waits; as `look_ahead` if None.
         step: codes given out at a time, at least; the end may be shorter.
         fade_s: length of the linear cross-fade where two decodes meet, at most one code, seconds.
 
     Raises:
-        ConfigError: `left`, `look_ahead` or `fade_s` below 0, or `step` below 1.
+        ConfigError: `left`, a look-ahead or `fade_s` below 0, or `step` below 1.
         InputError: a code outside the codebook.
     """
-    if min(left, look_ahead, fade_s) < 0 or step < 1:
-        found = f"{left=}, {look_ahead=}, {step=}, {fade_s=}"
+    at_first = look_ahead if first_look_ahead is None else first_look_ahead
+    if min(left, look_ahead, at_first, fade_s) < 0 or step < 1:
+        found = f"{left=}, {look_ahead=}, {first_look_ahead=}, {step=}, {fade_s=}"
         raise ConfigError(f"Decoding a stream: found {found}. Give step 1 or more, the rest 0 or more.")
-    return _decode_stream(codec, chunks, list(context or []), left, look_ahead, step, fade_s)
+    return _decode_stream(codec, chunks, list(context or []), left, (at_first, look_ahead), step, fade_s)
 
 
 def _decode_stream(
@@ -54,22 +57,24 @@ def _decode_stream(
     chunks: Iterable[Codes],
     history: Codes,
     left: int,
-    look_ahead: int,
+    look_ahead: tuple[int, int],
     step: int,
     fade_s: float,
 ) -> Iterator[Audio]:
     # pending: codes not given out yet. held: what the last decode said of them, if it saw them all
     pending: Codes = []
     held = np.zeros(0, np.float32)
+    back, later = look_ahead
     fade = min(round(fade_s * codec.sample_rate), codec.hop_length)
     for chunk in chunks:
         pending = pending + list(chunk)
-        ready = len(pending) - look_ahead
+        ready = len(pending) - back
         if ready < step or not chunk:
             continue
         samples = _decode(codec, pending, history, held[:fade])
         held = samples[ready * codec.hop_length :]
         yield Audio(samples[: ready * codec.hop_length], codec.sample_rate)
+        back = later
         history, pending = ((history + pending[:ready])[-left:] if left else [], pending[ready:])
     if len(held) < len(pending) * codec.hop_length:
         held = _decode(codec, pending, history, held[:fade])

@@ -139,6 +139,11 @@ def test_audio_comes_as_soon_as_the_look_ahead_allows():
     assert [len(piece.samples) // 160 for piece in pieces] == [10, 10, 10, 10, 15]
 
 
+def test_the_first_piece_need_not_wait_for_as_much():
+    pieces = decode_stream(SmearCodec(), [[1] * 10] * 6, look_ahead=15, first_look_ahead=5)
+    assert [len(piece.samples) // 160 for piece in pieces] == [5, 10, 10, 10, 10, 15]
+
+
 def test_the_work_is_bounded():
     """After the first, each decode sees left + step + look-ahead codes, however long the stream."""
     codec = SmearCodec()
@@ -160,7 +165,10 @@ def test_the_input_is_left_as_it_was():
     assert (chunks, context) == ([[1, 2], [3] * 30, []], [4, 5])
 
 
-@pytest.mark.parametrize("bad", [{"left": -1}, {"look_ahead": -1}, {"step": 0}, {"fade_s": -0.1}])
+BAD = [{"left": -1}, {"look_ahead": -1}, {"first_look_ahead": -1}, {"step": 0}, {"fade_s": -0.1}]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_bad_settings_are_refused_at_the_call(bad):
     with pytest.raises(ConfigError, match="Decoding a stream: found"):
         decode_stream(SmearCodec(), [], **bad)
