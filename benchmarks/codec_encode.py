@@ -51,7 +51,8 @@ def random_model(size: str, seed: int, clip: Audio) -> Xcodec2Model:
 
 def deep(model: Xcodec2Model) -> Any:
     """Return the semantic encoder with 24 layers, the first 16 those of the model."""
-    config = Wav2Vec2BertConfig.from_dict(model.config.semantic_model_config.to_dict())
+    sizes: Any = model.config.semantic_model_config
+    config = Wav2Vec2BertConfig.from_dict(sizes.to_dict())
     config.num_hidden_layers = 24
     with torch.device("meta"):
         full = Wav2Vec2BertModel(config).eval()

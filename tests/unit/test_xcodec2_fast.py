@@ -118,7 +118,7 @@ def test_the_semantic_encoder_has_the_16_layers_that_are_used() -> None:
 
 @torch.inference_mode()
 def test_layers_behind_the_last_one_used_change_nothing() -> None:
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     long, short = (Wav2Vec2BertModel(Wav2Vec2BertConfig(num_hidden_layers=n, **sizes)).eval() for n in (3, 2))
     missing = short.load_state_dict(long.state_dict(), strict=False)
     assert not missing.missing_keys and all("layers.2." in key for key in missing.unexpected_keys)

@@ -183,7 +183,7 @@ class Encoder(nn.Module):
     def forward(self, mel: Tensor, mask: Tensor) -> Tensor:
         x, mask = mel.mT, mask.mT
         for stride, down, stack in zip(self.strides, self.downs, self.stacks, strict=True):
-            x, mask = along(down, x * mask), mask[:, ::stride]
+            x, mask = along(down, x * mask), mask[:, ::stride]  # pyright: ignore[reportArgumentType]
             x = stack(x, mask)
         latent = self.out(self.norm(x)).mT
         return 0.8 * self.whiten(latent.float())
@@ -243,7 +243,7 @@ class Decoder(nn.Module):
         x = real(points.mT, mask).to(self.embed.weight.dtype)
         x = features = self.stacks[0](along(self.embed, x), mask)
         for stride, up, stack in zip(self.strides, self.ups, self.stacks[1:], strict=True):
-            x = apart(up, real(x, mask))
+            x = apart(up, real(x, mask))  # pyright: ignore[reportArgumentType]
             mask = None if mask is None else mask.repeat_interleave(stride, 1)
             x = stack(x, mask)
         return self.out(self.norm(x)).mT, features.mT
