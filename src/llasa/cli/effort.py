@@ -78,7 +78,7 @@ class Wanted:
 
             check_folder(self.candidates)
 
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, Any]:
         """Return the deadline as arguments of `Synthesizer.effort`."""
         if self.deadline is None:
             return {}

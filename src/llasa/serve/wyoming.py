@@ -81,7 +81,7 @@ class Handler(AsyncEventHandler):
 
     async def _say(self, text: str) -> None:
         model = next(iter(self._speakers.speakers))
-        asked = SpeechRequest(model=model, input=text, voice=self._voice)
+        asked = SpeechRequest.model_validate({"model": model, "input": text, "voice": self._voice})
         speech = await asyncio.to_thread(self._speakers.begin, asked)
         try:
             async with self._slots.slot("wyoming"):
