@@ -111,7 +111,7 @@ def test_rows_of_one_loop_are_each_as_if_their_adapter_was_merged(
 
 @torch.inference_mode()
 def test_rows_without_an_adapter_do_not_feel_those_of_others(folders: dict[str, Path]) -> None:
-    """Bit for bit: in batches of one size, it makes no difference what the other rows wear."""
+    """In batches of one size, it makes no difference what the other rows wear, but for rounding."""
     model = llama(tie_word_embeddings=True)
     worn = fitted(read_adapter(folders["a"]), model, folders["a"])
 
@@ -126,7 +126,7 @@ def test_rows_without_an_adapter_do_not_feel_those_of_others(folders: dict[str, 
 
     bare = [0, 1, 4, 5]
     for plain, mixed in zip(states(None), states(worn), strict=True):
-        same = [torch.equal(a, b) for a, b in zip(plain, mixed, strict=True)]
+        same = [torch.allclose(a, b, 1e-4, 1e-5) for a, b in zip(plain, mixed, strict=True)]
         assert [row for row in range(7) if same[row]] == bare
 
 

@@ -212,7 +212,7 @@ def test_what_was_read_is_released_on_failure_and_on_closing() -> None:
     with running(model) as engine:
         engine.submit(long_prompt(), GREEDY).result()
         assert engine._runner._prefixes.size == 149
-        broken = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+        broken = model.model.rotary_emb.register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(EngineError, match="division"):
             engine.submit(long_prompt(), GREEDY).result()
         assert engine._runner._prefixes.size == 0

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -121,11 +122,9 @@ def _plain(
     mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    if isinstance(key, Whole):
-        return _whole(query, key.keys, value, cast(Tensor, mask), kwargs["scaling"]), None
-    if isinstance(key, Held):
-        return _shared(query, key, value, mask, kwargs["scaling"]), None
-    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0], None
+    if isinstance(key, Tensor):
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0], None
+    return attend(query, key, value, mask, kwargs["scaling"]), None
 
 
 def _wide(
@@ -139,6 +138,24 @@ def _wide(
     keys = key.float() if isinstance(key, Tensor) else key
     output, _ = _plain(module, query.float(), keys, value.float(), mask, **kwargs)
     return output.to(query.dtype), None
+
+
+def attend(
+    query: Tensor, key: Tensor | Held | Whole, value: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Return what the newest id of each row reads, [B, 1, H * R, D].
+
+    Args:
+        query: [B, H * R, 1, D]. key, value: as a layer of `rows` gives them. mask: what rows see of them,
+            [B, 1, 1, T]; None for all.
+    """
+    if isinstance(key, Whole):
+        return _whole(query, key.keys, value, cast(Tensor, mask), scaling)
+    if isinstance(key, Held):
+        return _shared(query, key, value, mask, scaling)
+    shared = query.shape[1] != key.shape[1]
+    read = F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=shared)
+    return read.transpose(1, 2)
 
 
 def _whole(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:

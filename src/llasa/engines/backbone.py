@@ -15,6 +15,7 @@ from llasa.engines.adapters import Adapter, Wardrobe
 from llasa.engines.attention import is_wide, share_attention
 from llasa.engines.captured import Captured
 from llasa.engines.head import Head
+from llasa.engines.lean import Lean
 from llasa.engines.prefixes import Past, Prefixes
 from llasa.engines.quantized import Int8Linear
 from llasa.engines.rows import Rows
@@ -63,6 +64,8 @@ class Backbone:
         self._captured = (
             Captured(self._pass, self.rows, self.device) if wants_fixed and own_attention else None
         )
+        self._leans = own_attention and self.sliced
+        self._lean = Lean.of(self._trunk) if self._leans else None
         self._int8 = any(isinstance(layer, Int8Linear) for layer in model.modules())
         self._wardrobe = Wardrobe(model)
         self.adapters: list[Adapter | None] = []  # of the live rows
@@ -102,8 +105,9 @@ class Backbone:
         self._version = version
 
     def forget(self) -> None:
-        """Release what is kept of earlier prompts."""
+        """Release what is kept of earlier prompts, and take the model as it is now."""
         self._prefixes.clear()
+        self._lean = Lean.of(self._trunk) if self._leans else None
 
     def step(self, ids: Ids) -> Tensor:
         """Feed one id to each live row and return what heads read, [B, D]."""
@@ -125,6 +129,8 @@ class Backbone:
 
     def _pass(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Run the trunk over ids and positions [B, 1] and return what heads read, [B, D]."""
+        if self._lean is not None and not any(self.adapters):
+            return self._lean(ids, positions, mask, self.rows)
         inputs = {"position_ids": positions} if self._takes_positions else {}
         output = self._trunk(
             input_ids=ids, **inputs, attention_mask=mask, past_key_values=self.rows, use_cache=True
