@@ -20,6 +20,7 @@ from llasa.cli import (
     evaluate,
     export,
     prepare,
+    read,
     say,
     serve,
     train,
@@ -38,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(epilog=say.EPILOG)(say.say)
+app.command(epilog=read.EPILOG)(read.read)
 app.add_typer(voice.app)
 app.add_typer(codec.app)
 app.add_typer(export.app)

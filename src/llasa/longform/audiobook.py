@@ -1,0 +1,144 @@
+"""Lines that are said -> one sound file with chapters, and when each line is heard. Knows no engine.
+
+Shapes: T samples.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from llasa.audio import check_target, loudness, to_int16
+from llasa.core import Audio, Word
+from llasa.errors import ConfigError, InputError
+from llasa.longform.book import Book
+from llasa.longform.reading import Read
+from llasa.longform.subtitles import Cue
+from llasa.seams import join, kept
+from llasa.spoken import EDGE_SILENCE_S
+
+# suffix: (container, codec), as FFmpeg names them
+_FFMPEG = {
+    ".m4b": ("ipod", "aac"), ".m4a": ("ipod", "aac"), ".mp3": ("mp3", "libmp3lame"),
+    ".opus": ("ogg", "libopus"), ".flac": ("flac", "flac"), ".wav": ("wav", "pcm_s16le"),
+}  # fmt: skip
+SUFFIXES = tuple(_FFMPEG)
+BIT_RATE, OPUS_RATE = 64_000, 48_000
+USUAL_LUFS = -20.0  # spoken word on phones; EBU R 128 has -23 for broadcasts
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that could not be written, before anything is said.
+
+    Raises:
+        ConfigError: its suffix is none of `SUFFIXES`, or it cannot be written there.
+    """
+    if path.suffix.lower() not in _FFMPEG:
+        found = f"found '{path.suffix}'"
+        raise ConfigError(f"Writing the book '{path}': {found}. Use one of {', '.join(SUFFIXES)}.")
+    check_target(path.resolve())
+
+
+def bind(path: Path, book: Book, read: Sequence[Read], lufs: float = USUAL_LUFS) -> list[Cue]:
+    """Write the file, whole or not at all, and return when each line is heard.
+
+    Args:
+        read: lines in order. lufs: loudness of each chapter.
+
+    Raises:
+        InputError: no line has any sound. ConfigError: the file cannot be written.
+    """
+    said = [one for one in read if one.sound is not None]
+    if not said:
+        raise InputError(f"Writing the book '{path}': no line has any sound. Try another seed or voice.")
+    chapters = [list(lines) for _, lines in groupby(said, key=lambda one: one.line.chapter)]
+    cues, marks, at_s, rate = list[Cue](), list[tuple[float, float, str]](), 0.0, 0
+    for lines in chapters:  # an index is written before the sound, so it is put together twice
+        own, length_s, rate = _timed(lines, at_s)
+        title = book.chapters[lines[0].line.chapter].title
+        marks.append((at_s, at_s + length_s, title or f"Part {len(marks) + 1}"))
+        cues, at_s = cues + own, at_s + length_s
+    sounds = (loudness(_chapter(lines), lufs) for lines in chapters)
+    _encode(path.resolve(), book, marks, rate, sounds)
+    return cues
+
+
+def _timed(lines: Sequence[Read], at_s: float) -> tuple[list[Cue], float, int]:
+    """Return the cues of a chapter that begins at `at_s`, its length with the pause behind it, its rate."""
+    cues, now, rate = list[Cue](), at_s, 0
+    for one in lines:
+        audio = one.audio()
+        assert audio is not None  # only lines with sound come here
+        (start, end), rate = kept(audio, EDGE_SILENCE_S), audio.sample_rate
+        length_s = (end - start) / rate
+        words = tuple(_later(word, now - start / rate) for word in one.words)
+        cues.append(Cue(one.number, one.line.chapter, one.line.text, now, now + length_s, words))
+        now += length_s + round(one.line.pause_s * rate) / rate
+    return cues, now - at_s, rate
+
+
+def _later(word: Word, by_s: float) -> Word:
+    times = [None if at is None else round(at + by_s, 3) for at in (word.start_s, word.end_s)]
+    return replace(word, start_s=times[0], end_s=times[1])
+
+
+def _chapter(lines: Sequence[Read]) -> Audio:
+    """Return the sound of a chapter, with the pause behind its last line."""
+    sounds = ([audio] for one in lines if (audio := one.audio()) is not None)
+    pieces = list(join(sounds, [one.line.pause_s for one in lines], max_silence_s=EDGE_SILENCE_S))
+    rate = pieces[0].sample_rate
+    silence = np.zeros(round(lines[-1].line.pause_s * rate), np.float32)
+    return Audio(np.concatenate([*(piece.samples for piece in pieces), silence]), rate)
+
+
+def _encode(
+    path: Path, book: Book, marks: Sequence[tuple[float, float, str]], rate: int, sounds: Iterator[Audio]
+) -> None:
+    form, codec = _FFMPEG[path.suffix.lower()]
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with av.open(str(temporary), "w", format=form, options={"fflags": "+bitexact"}) as file:
+            stream: Any = file.add_stream(codec, OPUS_RATE if codec == "libopus" else rate, layout="mono")
+            if form not in ("wav", "flac"):
+                stream.bit_rate = BIT_RATE
+            file.metadata.update({"title": book.title, "artist": book.author, "genre": "Audiobook"})
+            file.set_chapters([_mark(number, *mark) for number, mark in enumerate(marks)])
+            for packet in _packets(stream, sounds):
+                file.mux(packet)
+        temporary.replace(path)
+    except OSError as error:
+        found = f"the system says: {error.strerror or error}"
+        raise ConfigError(
+            f"Writing the book '{path}': {found}. Free space, or name another place."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _mark(number: int, start_s: float, end_s: float, title: str) -> Any:
+    milli = Fraction(1, 1000)
+    times = {"start": round(start_s * 1000), "end": round(end_s * 1000), "time_base": milli}
+    return {"id": number, **times, "metadata": {"title": title}}
+
+
+def _packets(stream: Any, sounds: Iterator[Audio]) -> Iterator[Any]:
+    resampler, position = av.AudioResampler(stream.format or "s16", "mono", stream.rate), 0
+    for sound in sounds:
+        frame = av.AudioFrame.from_ndarray(to_int16(sound.samples)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = (
+            sound.sample_rate,
+            position,
+            Fraction(1, sound.sample_rate),
+        )
+        position += len(sound.samples)
+        for part in resampler.resample(frame):
+            yield from stream.encode(part)
+    for part in resampler.resample(None):
+        yield from stream.encode(part)
+    yield from stream.encode(None)

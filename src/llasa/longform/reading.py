@@ -1,0 +1,196 @@
+"""Says the lines of a book, one file each, so that what is done stays done and one can be said again.
+
+The folder holds, for each line, its sound and what was heard of it; both are found again by all that they
+were made from. Must not know: command lines, subtitles, what becomes of the files.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llasa.audio import encode, read, replace_file
+from llasa.core import Audio, Voice, Word, plain
+from llasa.errors import BundleError, ConfigError, EngineError
+from llasa.longform.script import Line
+from llasa.recipe import Effort
+from llasa.spoken import concatenated, voiced
+from llasa.synthesizer import Synthesizer
+
+ANOTHER_TAKE = 1_000_003  # added to the seed each time that a line is redone
+
+
+@dataclass(frozen=True)
+class Read:
+    """A line, said. number, total: which of how many of the book.
+
+    sound: its file, None if no speech came. take: how often it was redone. words: with places in the line's
+    text and times in its sound; empty where nobody listened. value: the judge's, None without one.
+    """
+
+    line: Line
+    total: int
+    sound: Path | None
+    take: int
+    duration_s: float
+    words: tuple[Word, ...]
+    value: float | None
+    warnings: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        """Of the line."""
+        return self.line.number
+
+    @property
+    def missed(self) -> tuple[Word, ...]:
+        """The words that were not heard as they are written."""
+        return tuple(word for word in self.words if word.status != "said")
+
+    def audio(self) -> Audio | None:
+        """Return its sound."""
+        return None if self.sound is None else read(self.sound)
+
+
+@dataclass
+class Reading:
+    """How a book is read: by whom, how carefully, and where that is kept.
+
+    voice: who reads where the text names nobody. effort: how each line is searched for; None: the first try
+    is taken and nobody listens. sampling: as of `Synthesizer.speak`.
+    """
+
+    synthesizer: Synthesizer
+    folder: Path
+    voice: Voice | None
+    effort: Effort | None
+    seed: int
+    language: str
+    sampling: Mapping[str, object]
+
+    def check(self, lines: Sequence[Line]) -> None:
+        """Refuse lines whose voice is not known, before the first is said.
+
+        Raises:
+            ConfigError: with the line's number.
+        """
+        known = self.synthesizer.bundle.voices
+        for line in lines:
+            if line.voice is not None and line.voice not in known.names():
+                found = f"[voice:{line.voice}]"
+                raise ConfigError(
+                    f"Reading line {line.number}: found {found}. Use one of {', '.join(known.names())}."
+                )
+
+    def lines(self, lines: Sequence[Line], again: Collection[int] = ()) -> Iterator[Read]:
+        """Yield the lines, in order, each said if it is not kept or is asked for again.
+
+        Raises:
+            ConfigError: a file cannot be written.
+            EngineError: the engine failed; what was said before is kept.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for line in lines:
+            yield self._line(line, len(lines), line.number in again)
+
+    def kept(self, lines: Sequence[Line]) -> list[int]:
+        """Return the numbers of those that are said already."""
+        return [line.number for line in lines if self._found(line) is not None]
+
+    def _line(self, line: Line, total: int, again: bool) -> Read:
+        found = self._found(line)
+        take = 0 if found is None else int(found["take"]) + again
+        if found is None or again:
+            found = self._said(line, take)
+            replace_file(self._place(line, "json"), json.dumps(found, ensure_ascii=False).encode())
+        words = tuple(Word(**word) for word in found["words"])
+        sound = self._place(line, "flac") if found["duration_s"] else None
+        told = (found["duration_s"], words, found["value"], tuple(found["warnings"]))
+        return Read(line, total, sound, take, *told)
+
+    def _found(self, line: Line) -> dict[str, Any] | None:
+        """Return what is kept of a line, if that is what would be said now."""
+        try:
+            found = json.loads(self._place(line, "json").read_text(encoding="utf-8"))
+            whole = not found["duration_s"] or self._place(line, "flac").is_file()
+            return found if whole and found["key"] == self._key(line) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _place(self, line: Line, suffix: str) -> Path:
+        return self.folder / f"{line.number:06}.{suffix}"
+
+    def _voice(self, line: Line) -> Voice | None:
+        return self.voice if line.voice is None else self.synthesizer.voice(line.voice)
+
+    def _key(self, line: Line) -> str:
+        """Return what stands for all that decides how a line sounds, but its take."""
+        bundle, voice, effort = self.synthesizer.bundle, self._voice(line), self.effort
+        facts = {
+            "said": line.said, "language": self.language, "seed": self.seed, "sampling": dict(self.sampling),
+            "bundle": bundle.name, "codec": bundle.codec.name, "engine": bundle.engine.name,
+            "voice": None if voice is None else [voice.name, voice.text, list(voice.codes)],
+            "search": None if effort is None else [repr(effort.search), effort.deadline_s, effort.deadline_x],
+            "recipe": effort.recipe.model_dump(mode="json") if effort and effort.recipe else None,
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(plain(facts), sort_keys=True, default=str).encode()).hexdigest()
+
+    def _said(self, line: Line, take: int) -> dict[str, Any]:
+        """Say a line, keep its sound, and return what is kept of it besides."""
+        seed, speaker = self.seed + take * ANOTHER_TAKE, self.synthesizer
+        spoken = list(
+            speaker.speak(
+                line.said, self._voice(line), seed, self.effort or 1, self.language, **dict(self.sampling)
+            )
+        )
+        words, values = (), list[float]()
+        if self.effort is not None:
+            receipt = speaker.receipt(line.said, spoken, self.effort)
+            words = [_placed(word, line) for part in receipt.segments for word in part.words]
+            values = [part.value for part in receipt.segments if part.value is not None]
+        return {
+            "key": self._key(line), "take": take, "duration_s": self._write(line, spoken),
+            "text": line.text, "said": line.said, "value": min(values, default=None),
+            "words": [plain(asdict(word)) for word in words],
+            "warnings": [warning for one in spoken for warning in one.warnings],
+        }  # fmt: skip
+
+    def _write(self, line: Line, spoken: Sequence[Any]) -> float:
+        try:
+            audio = concatenated(voiced(spoken))
+        except EngineError:  # no speech came: that is told, and the book goes on
+            return 0.0
+        replace_file(self._place(line, "flac"), encode(audio, "flac"))
+        return audio.duration_s
+
+
+def _placed(word: Word, line: Line) -> Word:
+    start, end = line.place(word.start, word.end)
+    return replace(word, start=start, end=end, text=line.text[start:end] if word.text else "")
+
+
+def numbers_of(words: str, most: int, doing: str) -> list[int]:
+    """Return the numbers that "3,17-20" names.
+
+    Raises:
+        ConfigError: it is no such list, or one is not in [1, most].
+    """
+    found = list[int]()
+    for part in words.split(","):
+        named = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not named:
+            raise ConfigError(f"{doing}: found '{part.strip()}'. Give numbers such as 3,17-20.")
+        first, last = int(named[1]), int(named[2] or named[1])
+        if not 1 <= first <= last <= most:
+            raise ConfigError(f"{doing}: found '{part.strip()}'. There are 1 to {most}.")
+        found += range(first, last + 1)
+    return found
+
+
+def not_folder(folder: Path) -> None:
+    """Raise BundleError if a file stands where lines are to be kept."""
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"Keeping the lines in '{folder}': there is a file. Move it away.")
