@@ -29,10 +29,11 @@ EPILOG = examples(
     "LLASA_KEY=... llasa serve --bundle starter --bundle mine --host 0.0.0.0 --allow-host speech.home",
     "llasa serve --judge recipes/grpo/starter.toml",
 )
-NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
 SPEECH_KEY = "LLASA_KEY"
 SPEECH_PORT, JUDGE_PORT, MOST_REQUESTS, MOST_CANDIDATES = 8000, 8001, 64, 1024
 DRAIN_S, MOST_CONNECTIONS = 10, 512
+MOST_MESSAGE = 16 << 20  # bytes of one over a WebSocket: a sound for a voice may be in it
 
 
 def serve(
@@ -174,8 +175,9 @@ def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None
     import uvicorn  # pyright: ignore[reportMissingImports]
 
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
-        limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=DRAIN_S,
+        app, log_level="warning", access_log=False, server_header=False, lifespan="off",
+        ws="websockets-sansio", ws_max_size=MOST_MESSAGE, limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     server = uvicorn.Server(config)
 

@@ -19,6 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+POLICY = 1008  # of RFC 6455; before the handshake servers answer 403
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -46,9 +47,13 @@ class Guard:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http":  # there are no other routes
+        if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        if scope["type"] == "websocket":
+            if self._refused(headers) is not None:
+                return await send({"type": "websocket.close", "code": POLICY})
+            return await self._app(scope, receive, send)
         refused, body = self._refused(headers), bytearray()
         try:
             refused = refused or await self._read(body, receive)

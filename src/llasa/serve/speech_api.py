@@ -23,6 +23,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from starlette.requests import HTTPConnection
 
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import MEDIA, begun, encoded, events
@@ -30,6 +31,7 @@ from llasa.serve.guard import Guard, Rules
 from llasa.serve.replies import install, refusal
 from llasa.serve.slots import Slots
 from llasa.serve.speaking import Speakers, Speech
+from llasa.serve.text_in import add_text_in
 from llasa.serve.voices_api import add_voices
 
 T = TypeVar("T")
@@ -166,6 +168,7 @@ def make_app(desk: Desk, rules: Rules) -> Guard:
     install(app)
 
     add_voices(app, speakers)
+    add_text_in(app, desk, key_of)
 
     @app.post("/v1/audio/speech", response_class=Response)
     async def speech(request: Request, asked: SpeechRequest) -> Response:
@@ -217,7 +220,7 @@ async def while_there(request: Request, work: Awaitable[T]) -> T:
         task.cancel()
 
 
-def key_of(request: Request) -> str:
+def key_of(request: HTTPConnection) -> str:
     """Return whose turn a request takes: its key's, or else its address's."""
     return request.headers.get("authorization") or (request.client.host if request.client else "")
 

@@ -29,13 +29,12 @@ from llasa.core import Audio
 from llasa.errors import LlasaError
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import pulled
+from llasa.serve.incoming import sentences
 from llasa.serve.slots import Slots
 from llasa.serve.speaking import Speakers
-from llasa.text.segment import segment
 
 _OWN = Attribution("llasa", "https://github.com/llasa")
 WIDTH, CHANNELS = 2, 1  # bytes a sample
-ENDS = tuple(".!?…\u3002\uff01\uff1f")  # the last three of Chinese
 
 
 class Handler(AsyncEventHandler):
@@ -63,7 +62,7 @@ class Handler(AsyncEventHandler):
         elif SynthesizeStart.is_type(event.type):
             self._text, self._voice = "", _name(SynthesizeStart.from_event(event).voice)
         elif SynthesizeChunk.is_type(event.type) and self._text is not None:
-            said, self._text = _sentences(self._text + SynthesizeChunk.from_event(event).text)
+            said, self._text = sentences(self._text + SynthesizeChunk.from_event(event).text)
             if said:
                 await self._say(said)
         elif SynthesizeStop.is_type(event.type) and self._text is not None:
@@ -116,13 +115,6 @@ async def serve(uri: str, speakers: Speakers, slots: Slots, threads: Executor) -
         await server.run(partial(Handler, speakers, slots, threads))
     finally:
         await server.stop()
-
-
-def _sentences(text: str) -> tuple[str, str]:
-    """Return the whole sentences at the beginning of a text, and the rest, which may still grow."""
-    parts = segment(text) if text.strip() else []
-    ends = [part.end for part in parts[:-1] if part.text.rstrip()[-1:] in ENDS]
-    return (text[: ends[-1]], text[ends[-1] :]) if ends else ("", text)
 
 
 def _name(voice: SynthesizeVoice | None) -> str | None:
