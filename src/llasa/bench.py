@@ -95,7 +95,9 @@ def measure(setup: Setup, effort: int) -> Speed:
         LlasaError: it cannot speak, with what the process said.
     """
     asked = json.dumps({"setup": asdict(setup), "effort": effort, "began": time.time()})
-    ended = subprocess.run([sys.executable, "-m", "llasa.bench", asked], capture_output=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "llasa.bench", asked], capture_output=True, check=False
+    )
     if ended.returncode:
         told = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
         found = told[0] if told else f"it ended with {ended.returncode}"

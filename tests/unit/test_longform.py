@@ -5,6 +5,8 @@ import re
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -19,6 +21,8 @@ from llasa.longform.book import Book, Chapter, read_book
 from llasa.longform.reading import Reading, numbers_of
 from llasa.longform.script import CHAPTER_S, TITLE_S, Line, lines_of
 from llasa.longform.subtitles import Cue, subtitles
+from llasa.recipe import Effort
+from llasa.search import BeamSearch, BestOfN
 from llasa.synthesizer import load
 
 CONTAINER = '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile full-path="in/b.opf"/></rootfiles></container>'  # noqa: E501
@@ -59,11 +63,13 @@ def test_an_epub_is_read_in_the_order_of_its_spine(tmp_path: Path) -> None:
         {"in/b.opf": PACKAGE.replace("in/", "")[:80]},
         {"META-INF/container.xml": "<container/>"},
         {"META-INF/container.xml": '<!DOCTYPE x [<!ENTITY a "aa">]>' + CONTAINER},
+        {"in/b.opf": PACKAGE.encode("utf-16")},
+        {"in/t/two.xhtml": "<a " * 5000},
         {"in/b.opf": PACKAGE.replace("t/two", "../../../../etc/passwd")},
         {"in/t/two.xhtml": b"\xff\xfe\x00"},
         {"in/b.opf": PACKAGE.replace('idref="a"', 'idref="z"')},
     ],
-    ids=["cut", "empty", "entity", "outside", "bytes", "missing"],
+    ids=["cut", "empty", "entity", "utf-16", "unclosed", "outside", "bytes", "missing"],
 )
 def test_a_damaged_epub_is_refused(tmp_path: Path, changed: dict[str, str | bytes]) -> None:
     with pytest.raises(InputError, match=r"Reading the book .*damaged .* Fetch it again"):
@@ -109,6 +115,36 @@ def test_plain_text_has_paragraphs_and_chapters(tmp_path: Path) -> None:
     assert read_book(path).chapters == (Chapter("Chapter 1: Dawn", ("A line and another.", "Part of it. x")),)
 
 
+HEADINGS = (
+    "Chapter 12", "CHAPTER IV. The Sea", "Part One", "Book the First", "Epilogue", "Kapitel 3: Regen",
+    "Prologue: Before",
+)  # fmt: skip
+NO_HEADINGS = (
+    "Part of the crew slept on deck.", "Act now, he said.", "Chapter", "Booking.",
+    "Introduction of the law came late.", "Part one of the crew slept.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_these_lines_are_headings(tmp_path: Path, heading: str) -> None:
+    path = tmp_path / "b.txt"
+    path.write_text(f"Before.\n\n{heading}\n\nAfter.\n")
+    assert [chapter.title for chapter in read_book(path).chapters] == ["", heading]
+
+
+@pytest.mark.parametrize("line", NO_HEADINGS)
+def test_these_lines_are_text(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "b.txt"
+    path.write_text(f"Before.\n\n{line}\n")
+    assert read_book(path).chapters == (Chapter("", ("Before.", line)),)
+
+
+def test_a_title_may_have_two_rows(tmp_path: Path) -> None:
+    page = "<h2>CHAPTER I.<br/>Down the<br>Hole</h2><p>Text.</p>"
+    book = read_book(epub(tmp_path / "b.epub", **{"in/one a.xhtml": page, "in/t/two.xhtml": "<p>x</p>"}))
+    assert book.chapters == (Chapter("CHAPTER I.. Down the. Hole", ("Text.", "x")),)
+
+
 @pytest.mark.parametrize(("name", "data"), [("b.txt", b" \n***\n"), ("b.pdf", b"x"), ("b.txt", b"\xff\xff"),
                                             ("b.epub", b"PK"), ("none/b.txt", None)])  # fmt: skip
 def test_what_is_no_book_is_refused(tmp_path: Path, name: str, data: bytes | None) -> None:
@@ -130,6 +166,23 @@ def test_marks_set_silence_and_speaker_and_are_not_said() -> None:
     ]  # fmt: skip
     assert [lines[at].pause_s for at in (0, 1, 4)] == [TITLE_S, 2.5, 3.0]
     assert script("Last words.")[-1].pause_s == CHAPTER_S
+
+
+def test_a_voice_speaks_on_in_the_next_chapter_and_titles_hold_no_marks() -> None:
+    chapters = (Chapter("One [pause:2]", ("[voice:kalle] Well.",)), Chapter("Two", ("[pause:3] Now.",)))
+    lines = lines_of(Book("b", "", "", chapters), "en", {})
+    assert [(line.text, line.voice) for line in lines] == [
+        ("One", None), ("Well.", "kalle"), ("Two", None), ("Now.", "kalle"),
+    ]  # fmt: skip
+    assert [line.pause_s for line in lines] == [TITLE_S, CHAPTER_S, 3.0, CHAPTER_S]
+
+
+def test_what_cannot_be_said_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert [line.text for line in script("One line.", "\u65e5\u672c", "Another.")] == [
+        "One line.",
+        "Another.",
+    ]
+    assert "Chapter 1: left out" in caplog.text
 
 
 @pytest.mark.parametrize("mark", ["x", "-1", "61", "nan", ""])
@@ -211,6 +264,33 @@ def test_a_line_that_is_damaged_is_said_again(reading: Reading, harm: str) -> No
     again = found.audio()
     assert sound is not None and again is not None
     np.testing.assert_array_equal(again.samples, sound.samples)
+
+
+def test_what_decides_the_sound_is_in_the_key(reading: Reading) -> None:
+    [line] = script("One line here.")
+    found = set[str]()
+    searches: list[Any] = [BestOfN(2), BestOfN(2), BestOfN(3)]
+    searches += [BeamSearch(4, 2, process=cast(Any, SimpleNamespace(partial=True))) for _ in range(2)]
+    for search in searches:
+        reading.effort = Effort(search, judge=None)  # pyright: ignore[reportArgumentType]
+        found.add(reading._key(line))
+    assert len(found) == 3  # two beams of one width are one
+
+
+def test_a_line_that_fails_is_told_and_the_book_goes_on(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speak: Any = reading.synthesizer.speak
+
+    def failing(text: str, *rest: object, **options: object) -> object:
+        if text == "Two lines.":
+            raise InputError("Speaking: this one cannot be said.")
+        return speak(text, *rest, **options)
+
+    monkeypatch.setattr(reading.synthesizer, "speak", failing)
+    first, second, third = reading.lines(script("One line.", "Two lines.", "Three lines."))
+    assert second.sound is None and second.warnings == ("Speaking: this one cannot be said.",)
+    assert first.sound and third.sound
 
 
 def test_a_voice_that_nobody_has_is_refused_with_the_line(reading: Reading) -> None:

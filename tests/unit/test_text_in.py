@@ -70,7 +70,7 @@ def test_sentences_are_said_as_they_become_whole(served: tuple[str, Speakers]) -
     url, speakers = served
     [speaker] = speakers.speakers.values()
     with session(url, seed=3, sample_rate=16_000) as socket:
-        for piece in ("The c", "at sat. It was", " happy! And th", "en it slept"):
+        for piece in ("The c", "at sat. It was happy! ", "And th", "en it slept"):
             tell(socket, "input.text", text=piece)
         tell(socket, "input.done")
         messages, sounds = heard(socket)
@@ -147,6 +147,7 @@ def test_who_hangs_up_frees_his_place(tiny_bundle: Path) -> None:
         ([{"type": "session.config"}, {"type": "what"}], "'what'"),
         ([{"type": "session.config"}, {"type": "input.text", "text": 1}], "input.text"),
         ([{"type": "session.config"}, {"type": "input.text", "text": "a" * 500}], "500 characters"),
+        ([{"type": "session.config"}, {"type": "input.text", "text": "a" * 200_000}], "more than 100000"),
         ([["session.config"]], "JSON object"),
     ],
 )
@@ -157,12 +158,34 @@ def test_what_cannot_be_followed_is_told_and_ends_it(
         for message in messages:
             socket.send(json.dumps(message))
         told, _ = heard(socket)
-    assert [one["type"] for one in told] == ["error"] and said in told[0]["message"]
+    assert said in next(one["message"] for one in told if one["type"] == "error")
+    assert "audio.start" not in [one["type"] for one in told]
+
+
+def test_what_comes_after_the_end_of_the_text_is_refused(served: tuple[str, Speakers]) -> None:
+    with session(served[0], max_tokens=100) as socket:
+        tell(socket, "input.text", text="The cat went home. And it slept there.")
+        tell(socket, "input.done")
+        tell(socket, "input.text", text="More.")
+        messages, _ = heard(socket)
+    assert "after input.done" in messages[-1]["message"]
+
+
+def test_a_long_piece_is_said_sentence_by_sentence(served: tuple[str, Speakers]) -> None:
+    with session(served[0], max_tokens=3) as socket:
+        tell(socket, "input.text", text="The cat went home. " * 40)  # more characters than a request may have
+        tell(socket, "input.done")
+        messages, _ = heard(socket)
+    assert messages[-1] == {"type": "session.done", "total_sentences": 40}
+    assert not [one for one in messages if one["type"] == "error"]
 
 
 def test_text_that_is_no_json_is_refused(served: tuple[str, Speakers]) -> None:
     with connect(served[0].replace("http", "ws") + PATH) as socket:
         socket.send("{")
+        assert heard(socket)[0][-1]["type"] == "error"
+    with connect(served[0].replace("http", "ws") + PATH) as socket:
+        socket.send("[" * 100_000)
         assert heard(socket)[0][-1]["type"] == "error"
 
 
@@ -180,6 +203,7 @@ def test_who_may_not_ask_gets_no_connection(tiny_bundle: Path, heads: dict[str, 
 
 
 def test_a_sentence_is_sure_once_another_has_begun() -> None:
-    assert sentences("It costs 3.") == ("", "It costs 3.")
-    assert sentences("It costs 3.5 pounds. Or") == ("It costs 3.5 pounds.", " Or")
-    assert sentences("... ") == ("", "... ")
+    assert sentences("It costs 3.", "en") == ([], "It costs 3.")
+    assert sentences("It costs 3.5 pounds. So? Or", "en") == (["It costs 3.5 pounds.", "So?"], " Or")
+    assert sentences("... ", "en") == ([], "... ")
+    assert sentences("\u65e5\u672c\u3002", "en") == ([], "\u65e5\u672c\u3002")

@@ -9,6 +9,7 @@ import typer
 from llasa.cli.effort import DeadlineOption, JudgeOption, TargetOption, Wanted
 from llasa.cli.model import AdapterOption, Chosen, DtypeOption, EngineOption, LanguageOption
 from llasa.cli.terminal import BundleOption, CodecOption, JsonOption, emit, examples, note, tracked
+from llasa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from llasa.longform.book import Book
@@ -78,6 +79,9 @@ def _bound(
     from llasa.longform.audiobook import bind
 
     again = _numbers(redo, script[-1].number, "Reading --redo")
+    if missing := again - {line.number for line in script}:
+        found = f"line {min(missing)} is not in the chosen chapters"
+        raise ConfigError(f"Reading --redo: {found}. See --lines.")
     said = list(tracked(reading.lines(script, again), "Reading"))
     cues = bind(output, book, said, lufs)
     report = _report(output, said, cues)
@@ -105,7 +109,10 @@ def _script(book: "Book", chapters: str | None, language: str, respell: dict[str
 
     script = lines_of(book, language, respell)
     wanted = _numbers(chapters, len(book.chapters), "Reading --chapters")
-    return [line for line in script if not wanted or line.chapter + 1 in wanted]
+    chosen = [line for line in script if not wanted or line.chapter + 1 in wanted]
+    if not chosen:
+        raise InputError("Reading the book: found nothing that can be said there. Choose other chapters.")
+    return chosen
 
 
 def _numbers(words: str | None, most: int, doing: str) -> set[int]:

@@ -66,7 +66,7 @@ class Lean:
     @classmethod
     def of(cls, trunk: Any) -> "Lean | None":
         """Return it for a trunk that it computes in full, else None."""
-        fits = type(trunk) is llama.LlamaModel and all(type(part) in _KNOWN for part in trunk.modules())
+        fits = type(trunk) is llama.LlamaModel and all(map(_is_plain, trunk.modules()))
         return cls(trunk) if fits and len(trunk.layers) else None
 
     def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, rows: Rows) -> Tensor:
@@ -109,6 +109,12 @@ class Lean:
     def _heads(self, x: Tensor) -> Tensor:
         """[B, H * W] -> [B, H, 1, W]."""
         return x.view(len(x), -1, 1, self._width)
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Tell whether a module computes what its class does: hooks of others must run."""
+    hooked = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    return type(part) in _KNOWN and not hooked
 
 
 def _norm(layer: Any) -> Norm:

@@ -3,6 +3,7 @@
 Nothing outside the file is read: no link is followed, no entity resolved.
 """
 
+import lzma
 import posixpath
 import re
 import zipfile
@@ -19,17 +20,24 @@ from markdown_it import MarkdownIt
 from llasa.errors import InputError
 
 MOST_BYTES = 64 * 2**20  # unpacked, of all that is read of a book
-_HEADING = re.compile(
-    r"(chapter|book|part|act|prologue|epilogue|preface|introduction|kapitel|teil|vorwort|capitolo|parte)\b.{0,60}",
-    re.IGNORECASE,
+_NUMBER = (
+    r"\d+|[ivxlc]+|the|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    r"first|second|third|fourth|fifth|sixth|last"
 )
+# A title begins with a large letter: "Part one of the crew slept" is a sentence.
+_HEADING = re.compile(
+    rf"(?i:chapter|book|part|act|kapitel|teil|capitolo|parte)\s+(?i:{_NUMBER})\b[.:\u2013\u2014-]?(?:\s+[^a-z\s].{{0,60}})?"
+    r"|(?i:prologue|epilogue|preface|foreword|introduction|afterword|vorwort|nachwort|prologo|epilogo)"
+    r"(?:[.:\u2013\u2014-].{0,60})?"
+)
+_UNCLOSED = re.compile(r"<(?:[^<>]*<){50}")  # html.parser takes quadratic time over them
 _BLOCKS = {"p", "li", "blockquote", "div", "td", "dt", "dd", "figcaption", "pre", "br", "hr", "tr"}
 _HEADINGS = {"h1", "h2", "h3"}
 _UNSAID = {"script", "style", "head", "nav", "svg", "math", "table"}
 _OPF = "{http://www.idpf.org/2007/opf}"
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, ElementTree.ParseError, UnicodeDecodeError, EOFError, KeyError,
-    ValueError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, ElementTree.ParseError, UnicodeDecodeError, EOFError,
+    KeyError, ValueError, NotImplementedError, RuntimeError,
 )  # fmt: skip
 _DC = "{http://purl.org/dc/elements/1.1/}"
 
@@ -145,8 +153,8 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 def _xml(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
     data = _member(archive, name, 2**22)
-    if b"<!ENTITY" in data:
-        raise ValueError(f"{name} declares entities")
+    if b"<!ENTITY" in data or b"\0" in data:  # in UTF-16 they would look otherwise
+        raise ValueError(f"{name} declares entities, or is not UTF-8")
     return ElementTree.fromstring(data)
 
 
@@ -166,12 +174,14 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: object) -> None:
         if tag in _UNSAID:
             self._unsaid += 1
+        elif tag == "br":
+            self.end(self._heading)
         elif tag in _BLOCKS or tag in _HEADINGS:
             self.end(tag in _HEADINGS)
 
     def handle_startendtag(self, tag: str, attrs: object) -> None:
         if tag in _BLOCKS:
-            self.end(False)
+            self.end(tag == "br" and self._heading)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in _UNSAID:
@@ -190,6 +200,8 @@ class _Page(HTMLParser):
 
 
 def _page(page: str) -> list[tuple[bool, str]]:
+    if _UNCLOSED.search(page):
+        raise ValueError("a page has tags that do not end")
     parser = _Page()
     parser.feed(page)
     parser.close()

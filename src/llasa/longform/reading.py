@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from llasa.audio import encode, read, replace_file
+from llasa.bundle import MANIFEST, Bundle
 from llasa.core import Audio, Voice, Word, plain
-from llasa.errors import BundleError, ConfigError, EngineError
+from llasa.errors import BundleError, ConfigError, EngineError, InputError, ScorerError
 from llasa.longform.script import Line
 from llasa.recipe import Effort
-from llasa.spoken import concatenated, voiced
+from llasa.spoken import Spoken, concatenated, voiced
 from llasa.synthesizer import Synthesizer
 
 ANOTHER_TAKE = 1_000_003  # added to the seed each time that a line is redone
@@ -104,17 +105,21 @@ class Reading:
         found = self._found(line)
         take = 0 if found is None else int(found["take"]) + again
         if found is None or again:
+            self._place(line, "json").unlink(missing_ok=True)  # what it tells would not be of the new sound
             found = self._said(line, take)
-            replace_file(self._place(line, "json"), json.dumps(found, ensure_ascii=False).encode())
-        words = tuple(Word(**word) for word in found["words"])
+            told = plain({**found, "words": [asdict(word) for word in found["words"]]})
+            replace_file(self._place(line, "json"), json.dumps(told, ensure_ascii=False).encode())
+        words = tuple(found["words"])
         sound = self._place(line, "flac") if found["duration_s"] else None
-        told = (found["duration_s"], words, found["value"], tuple(found["warnings"]))
-        return Read(line, total, sound, take, *told)
+        rest = (found["duration_s"], words, found["value"], tuple(found["warnings"]))
+        return Read(line, total, sound, take, *rest)
 
     def _found(self, line: Line) -> dict[str, Any] | None:
         """Return what is kept of a line, if that is what would be said now."""
         try:
             found = json.loads(self._place(line, "json").read_text(encoding="utf-8"))
+            found["words"] = [Word(**word) for word in found["words"]]
+            _ = found["take"] + 1, found["value"], tuple(found["warnings"])
             whole = not found["duration_s"] or self._place(line, "flac").is_file()
             return found if whole and found["key"] == self._key(line) else None
         except (OSError, ValueError, KeyError, TypeError):
@@ -131,9 +136,10 @@ class Reading:
         bundle, voice, effort = self.synthesizer.bundle, self._voice(line), self.effort
         facts = {
             "said": line.said, "language": self.language, "seed": self.seed, "sampling": dict(self.sampling),
-            "bundle": bundle.name, "codec": bundle.codec.name, "engine": bundle.engine.name,
+            "bundle": _weights(bundle), "codec": bundle.codec.name, "engine": bundle.engine.name,
+            "dtype": getattr(bundle.engine, "dtype", None), "words": dict(bundle.words or {}),
             "voice": None if voice is None else [voice.name, voice.text, list(voice.codes)],
-            "search": None if effort is None else [repr(effort.search), effort.deadline_s, effort.deadline_x],
+            "search": None if effort is None else [_settings(effort), effort.deadline_s, effort.deadline_x],
             "recipe": effort.recipe.model_dump(mode="json") if effort and effort.recipe else None,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(plain(facts), sort_keys=True, default=str).encode()).hexdigest()
@@ -141,24 +147,23 @@ class Reading:
     def _said(self, line: Line, take: int) -> dict[str, Any]:
         """Say a line, keep its sound, and return what is kept of it besides."""
         seed, speaker = self.seed + take * ANOTHER_TAKE, self.synthesizer
-        spoken = list(
-            speaker.speak(
-                line.said, self._voice(line), seed, self.effort or 1, self.language, **dict(self.sampling)
-            )
-        )
-        words, values = (), list[float]()
-        if self.effort is not None:
+        how = (self._voice(line), seed, self.effort or 1, self.language)
+        spoken, trouble, words, values = list[Spoken](), list[str](), list[Word](), list[float]()
+        try:
+            spoken += speaker.speak(line.said, *how, **dict(self.sampling))
+        except (InputError, ScorerError) as error:  # of this line: the book goes on
+            trouble.append(str(error))
+        if self.effort is not None and spoken:
             receipt = speaker.receipt(line.said, spoken, self.effort)
             words = [_placed(word, line) for part in receipt.segments for word in part.words]
             values = [part.value for part in receipt.segments if part.value is not None]
         return {
             "key": self._key(line), "take": take, "duration_s": self._write(line, spoken),
             "text": line.text, "said": line.said, "value": min(values, default=None),
-            "words": [plain(asdict(word)) for word in words],
-            "warnings": [warning for one in spoken for warning in one.warnings],
+            "words": words, "warnings": [*trouble, *(said for one in spoken for said in one.warnings)],
         }  # fmt: skip
 
-    def _write(self, line: Line, spoken: Sequence[Any]) -> float:
+    def _write(self, line: Line, spoken: Sequence[Spoken]) -> float:
         try:
             audio = concatenated(voiced(spoken))
         except EngineError:  # no speech came: that is told, and the book goes on
@@ -170,6 +175,18 @@ class Reading:
 def _placed(word: Word, line: Line) -> Word:
     start, end = line.place(word.start, word.end)
     return replace(word, start=start, end=end, text=line.text[start:end] if word.text else "")
+
+
+def _settings(effort: Effort) -> dict[str, object]:
+    """Return what a search was told, but for what it works with."""
+    given = {key: value for key, value in vars(effort.search).items() if isinstance(value, int | float | str)}
+    return {"kind": type(effort.search).__name__, **given}
+
+
+def _weights(bundle: Bundle) -> list[str]:
+    """Return a bundle's name and what stands for its files."""
+    manifest = bundle.folder / MANIFEST
+    return [bundle.name, hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""]
 
 
 def numbers_of(words: str, most: int, doing: str) -> list[int]:

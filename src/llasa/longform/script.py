@@ -4,15 +4,17 @@ In the text, `[pause:1.5]` sets the silence before what follows, in seconds, and
 from there on; `[voice:]` gives the word back to the voice that was asked for.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llasa.errors import InputError
-from llasa.longform.book import Book, Chapter
+from llasa.longform.book import Book
 from llasa.text.segment import segment
 
 TITLE_S, CHAPTER_S, MOST_PAUSE_S = 1.0, 1.8, 60.0
+_log = logging.getLogger(__name__)
 _MARK = re.compile(r"\[(pause|voice):([^\[\]]*)\]")
 
 Spans = tuple[tuple[int, int, int, int], ...]
@@ -54,33 +56,22 @@ def lines_of(book: Book, language: str, respell: Mapping[str, str]) -> list[Line
     Raises:
         InputError: a mark has no meaning; its chapter is named.
     """
-    found = list[Line]()
+    found, voice = list[Line](), None
     for number, chapter in enumerate(book.chapters):
-        lines = list(_chapter(chapter, number, language, respell))
-        if lines:
-            found += [*lines[:-1], replace(lines[-1], pause_s=max(lines[-1].pause_s, CHAPTER_S))]
+        doing, begin = f"Reading chapter {number + 1} '{chapter.title:.40}'", len(found)
+        if title := _lines(_MARK.sub(" ", chapter.title), number, None, language, respell):
+            found += [*title[:-1], replace(title[-1], pause_s=TITLE_S)]
+        for piece in _pieces(chapter.paragraphs):
+            if isinstance(piece, str):
+                found += _lines(piece, number, voice, language, respell)
+            elif piece[1] == "voice":
+                voice = piece[2].strip() or None
+            else:
+                pause_s = _pause(piece[2], doing)
+                found[-1:] = [replace(last, pause_s=pause_s) for last in found[-1:]]
+        if len(found) > begin:
+            found[-1] = replace(found[-1], pause_s=max(found[-1].pause_s, CHAPTER_S))
     return [replace(line, number=at) for at, line in enumerate(found, 1)]
-
-
-def _chapter(chapter: Chapter, number: int, language: str, respell: Mapping[str, str]) -> Iterator[Line]:
-    doing = f"Reading chapter {number + 1} '{chapter.title:.40}'"
-    if chapter.title:
-        lines = _lines(chapter.title, number, None, language, respell)
-        yield from lines[:-1]
-        yield replace(lines[-1], pause_s=TITLE_S)
-    voice, last = None, None
-    for piece in _pieces(chapter.paragraphs):
-        if isinstance(piece, str):
-            for line in _lines(piece, number, voice, language, respell):
-                if last is not None:
-                    yield last
-                last = line
-        elif piece[1] == "voice":
-            voice = piece[2].strip() or None
-        elif last is not None:
-            last = replace(last, pause_s=_pause(piece[2], doing))
-    if last is not None:
-        yield last
 
 
 def _pieces(paragraphs: Sequence[str]) -> Iterator[str | re.Match[str]]:
@@ -109,10 +100,12 @@ def _lines(
 ) -> list[Line]:
     if not any(map(str.isalnum, text)):
         return []
-    return [
-        Line(0, chapter, one.text, *_respelt(one.text, respell), voice, one.pause_s)
-        for one in segment(text, language=language)
-    ]
+    try:
+        parts = segment(text, language=language)
+    except InputError as error:  # of another script, say: the rest of the book can be read
+        _log.warning("Chapter %d: left out '%.60s': %s", chapter + 1, text, error)
+        return []
+    return [Line(0, chapter, one.text, *_respelt(one.text, respell), voice, one.pause_s) for one in parts]
 
 
 def _respelt(text: str, respell: Mapping[str, str]) -> tuple[str, Spans]:

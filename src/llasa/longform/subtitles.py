@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 
 from llasa.core import Word, plain
 
@@ -36,7 +37,7 @@ def subtitles(cues: Sequence[Cue], format: str) -> str:
 
 
 def _block(number: int, cue: Cue, mark: str) -> str:
-    text = cue.text if mark == "," else cue.text.replace("&", "&amp;").replace("<", "&lt;")
+    text = cue.text if mark == "," else escape(cue.text, quote=False)
     rows = "\n".join(textwrap.wrap(text, _WIDTH))
     return f"{number}\n{_time(cue.start_s, mark)} --> {_time(cue.end_s, mark)}\n{rows}\n\n"
 

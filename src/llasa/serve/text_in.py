@@ -9,6 +9,7 @@ Source: messages as of vLLM-Omni's `/v1/audio/speech/stream`; `input.cancel` is 
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
+from llasa.core import Voice
 from llasa.errors import InputError, LlasaError
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import encoded
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from llasa.serve.speech_api import Desk
 
 CONFIG_S, IDLE_S = 10.0, 300.0  # how long may pass before the first message, and between others
-MOST_QUEUED = 256  # sentences that wait
+MOST_HELD = 100_000  # characters that wait to be said
+OPUS_RATE = 48_000  # Hz, whatever was asked for
 NORMAL = 1000  # of RFC 6455
 
 
@@ -37,9 +40,9 @@ class Session:
     def __init__(self, socket: WebSocket, desk: "Desk", key: str) -> None:
         self._socket, self._desk, self._key = socket, desk, key
         self._config: dict[str, Any] = {}
-        self._language = "en"
-        self._text, self._count, self._ended = "", 0, False
-        self._queue = asyncio.Queue[str | None](MOST_QUEUED)
+        self._voice: Voice | None = None
+        self._text, self._held, self._count, self._ended = "", 0, 0, False
+        self._queue = asyncio.Queue[str | None]()
         self._speech: Speech | None = None
         self._cancelled = False
 
@@ -69,7 +72,9 @@ class Session:
         if asked.stream_format != "audio":
             raise InputError("Speaking: found stream_format. Leave it out: sound comes in binary frames.")
         speech = await asyncio.to_thread(self._desk.speakers.begin, asked)
-        self._language = asked.language or speech.speaker.bundle.language("a")
+        self._voice, self._bundle = speech.voice, speech.speaker.bundle
+        for once in ("ref_audio", "ref_text"):  # the voice is made
+            self._config.pop(once, None)
 
     def _asked(self, text: str) -> SpeechRequest:
         try:
@@ -86,9 +91,13 @@ class Session:
             kind = message.get("type")
             if kind == "input.cancel":
                 self._forget()
-            elif kind == "input.text" and isinstance(message.get("text"), str) and not self._ended:
-                self._take(message["text"])
-            elif kind == "input.done" and not self._ended:
+            elif self._ended:
+                raise InputError(
+                    f"Speaking: found {str(kind)[:40]!r} after input.done. Open another session."
+                )
+            elif kind == "input.text" and isinstance(message.get("text"), str):
+                await self._take(message["text"])
+            elif kind == "input.done":
                 self._put(self._text)
                 self._text, self._ended = "", True
                 self._queue.put_nowait(None)
@@ -102,28 +111,31 @@ class Session:
             raise WebSocketDisconnect
         try:
             message = json.loads(data.get("text") or "")
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             raise InputError("Speaking: found a message that is no JSON object. Send one.")
         return message
 
-    def _take(self, text: str) -> None:
-        whole, self._text = sentences(self._text + text, self._language)
+    async def _take(self, text: str) -> None:
+        if self._held + len(self._text) + len(text) > MOST_HELD:
+            raise InputError(f"Speaking: more than {MOST_HELD} characters wait. Send less at a time.")
+        text = self._text + text
+        language = self._config.get("language") or self._bundle.language(text)
+        whole, self._text = await asyncio.to_thread(sentences, text, language)
         if len(self._text) > self._desk.speakers.most_characters:
             raise InputError(f"Speaking: {len(self._text)} characters hold no end of a sentence. Send one.")
-        self._put(whole)
+        for sentence in whole:
+            self._put(sentence)
 
     def _put(self, text: str) -> None:
-        if not any(map(str.isalnum, text)):
-            return
-        if self._queue.qsize() >= MOST_QUEUED - 1:
-            raise InputError(f"Speaking: {MOST_QUEUED} texts wait. Send more once they are said.")
-        self._queue.put_nowait(text.strip())
+        if any(map(str.isalnum, text)):
+            self._held += len(text)
+            self._queue.put_nowait(text.strip())
 
     def _forget(self) -> None:
         """Fall silent."""
-        self._text = ""
+        self._text, self._held = "", 0
         while not self._queue.empty():
             self._queue.get_nowait()
         if self._ended:
@@ -137,36 +149,48 @@ class Session:
 
     async def _say_all(self) -> None:
         while (text := await self._queue.get()) is not None:
-            self._cancelled = False
+            self._cancelled, self._held = False, max(self._held - len(text), 0)
             number, self._count = self._count, self._count + 1
+            told: dict[str, object] = {}
             try:
-                await self._say(text, number)
+                told = await self._say(text, number)
             except LlasaError as error:
                 if not self._cancelled:
                     await self._tell("error", message=str(error), sentence_index=number)
-            await self._tell("audio.done", sentence_index=number, cancelled=self._cancelled)
+            await self._tell("audio.done", sentence_index=number, cancelled=self._cancelled, **told)
         await self._tell("session.done", total_sentences=self._count)
         await self._socket.close(NORMAL)
 
-    async def _say(self, text: str, number: int) -> None:
+    async def _say(self, text: str, number: int) -> dict[str, object]:
+        """Say a sentence and return what else there is to tell of it."""
         desk, asked = self._desk, self._asked(text)
         async with desk.slots.slot(self._key):
             self._speech = speech = await asyncio.to_thread(desk.speakers.begin, asked)
+            speech.voice = self._voice
             if self._cancelled:
-                return
-            form = {"format": asked.response_format, "sample_rate": asked.sample_rate}
+                return {}
+            rate = OPUS_RATE if asked.response_format == "opus" else asked.sample_rate
+            form = {"format": asked.response_format, "sample_rate": rate}
             await self._tell("audio.start", sentence_index=number, sentence_text=text, **form)
             try:
                 sounds = await asyncio.get_running_loop().run_in_executor(desk.threads, speech.sounds)
                 data = encoded(sounds, asked.response_format, asked.sample_rate, asked.streams, desk.threads)
                 async for piece in data:
                     if self._cancelled:
-                        return
+                        return {}
                     if piece:
                         await self._socket.send_bytes(piece)
             finally:
                 speech.cut()
                 desk.counted.codes.inc(speech.codes)
+            return await self._receipt(speech)
+
+    async def _receipt(self, speech: Speech) -> dict[str, object]:
+        receipt, id = await asyncio.to_thread(speech.receipt), secrets.token_hex(12)
+        if receipt is None:
+            return {}
+        self._desk.receipts.keep(id, self._key, receipt)
+        return {"receipt": f"/v1/receipts/{id}"}
 
     async def _tell(self, kind: str, **content: object) -> None:
         await self._socket.send_text(json.dumps({"type": kind, **content}))

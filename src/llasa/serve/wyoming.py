@@ -62,9 +62,11 @@ class Handler(AsyncEventHandler):
         elif SynthesizeStart.is_type(event.type):
             self._text, self._voice = "", _name(SynthesizeStart.from_event(event).voice)
         elif SynthesizeChunk.is_type(event.type) and self._text is not None:
-            said, self._text = sentences(self._text + SynthesizeChunk.from_event(event).text)
-            if said:
-                await self._say(said)
+            text = self._text + SynthesizeChunk.from_event(event).text
+            bundle = next(iter(self._speakers.speakers.values())).bundle
+            said, self._text = await asyncio.to_thread(sentences, text, bundle.language(text))
+            for sentence in said:
+                await self._say(sentence)
         elif SynthesizeStop.is_type(event.type) and self._text is not None:
             text, self._text = self._text.strip(), None
             if text:
