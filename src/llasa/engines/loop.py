@@ -98,6 +98,7 @@ class StepLoop:
         name: str,
         loop_guard: LoopGuard | None = None,
         alone: bool = False,
+        threads: int | None = None,
     ) -> None:
         """Start the loop.
 
@@ -109,6 +110,7 @@ class StepLoop:
             loop_guard: when a candidate counts as looping; its defaults if None.
             alone: whether logits are computed and ids drawn row by row, so that no row's rounding depends on
                 another; the runner has to do the same.
+            threads: of torch, for the loop's thread; as for other threads if None.
 
         Raises:
             ConfigError: max_length or concurrency is not positive.
@@ -119,7 +121,7 @@ class StepLoop:
         self.name, self.max_length, self.concurrency = name, max_length, concurrency
         self.vocab_size = runner.vocab_size
         self._guard = loop_guard or LoopGuard()
-        self._runner, self._alone = runner, alone
+        self._runner, self._alone, self._threads = runner, alone, threads
         self._stages = Stages(runner.device)
         self._head = lru_cache(maxsize=8)(runner.head)
         # Never changed but replaced, since any thread may read it; requests hold on to their adapter.
@@ -183,6 +185,13 @@ class StepLoop:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        if self._threads is not None:
+            before = torch.get_num_threads()
+            torch.set_num_threads(self._threads)
+            # What was set last holds for threads to come: they get back what they would have had.
+            other = threading.Thread(target=torch.set_num_threads, args=(before,))
+            other.start()
+            other.join()
         while self._has_work():
             try:
                 self._admit()

@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 # itself, so its ids and log-probabilities do not depend, bit for bit, on who else is in flight.
 Mode = Literal["fast", "eager", "alone"]
 
+# Weights of a model whose steps end sooner than several threads have agreed on them. Measured, two cores, 6M
+# Llama: one thread draws a row 2.3 times as fast as two, eight rows 2.1 times.
+_SMALL = 20_000_000
+
 
 class NativeEngine(StepLoop):
     """Runs a transformers causal LM in this process: an `engines.base.Engine`.
@@ -73,6 +77,7 @@ class NativeEngine(StepLoop):
             name=name,
             loop_guard=loop_guard,
             alone=alone,
+            threads=1 if sum(weight.numel() for weight in model.parameters()) < _SMALL else None,
         )
 
     @property
