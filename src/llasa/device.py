@@ -1,5 +1,8 @@
 """What the processor is good at, and which of its names a caller may give. Knows no model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from llasa.errors import ConfigError
@@ -48,3 +51,17 @@ def chosen_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
         known = f"{', '.join(DTYPES)}; the native engine also int8 and auto"
         raise ConfigError(f"Choosing the dtype: found '{name}'. Use one of: {known}.")
     return getattr(torch, name)
+
+
+@contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Let torch work in the calling thread only, if wanted: what is small waits longer than it works."""
+    before = torch.get_num_threads()
+    if not wanted or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

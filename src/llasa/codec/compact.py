@@ -22,11 +22,12 @@ from llasa.audio import resample
 from llasa.codec.batches import alike, mask_of
 from llasa.codec.compact_network import CompactConfig, CompactModel
 from llasa.core import Audio, Codes
-from llasa.device import fastest_dtype
+from llasa.device import fastest_dtype, one_thread
 from llasa.errors import BundleError, InputError
 
 PARTS = ("encoder", "decoder", "vocoder")
 SCALE = ".scale_of_rows"
+_ALONE = 128  # codes below which several threads would wait for each other longer than they work
 _AT_ONCE = 512  # codes decoded in one batch; more leave the cache
 
 
@@ -148,7 +149,8 @@ class CompactCodec:
             rows = [torch.tensor([*head, *codes[n]]) for n in group]
             mask = mask_of([len(row) for row in rows])
             batch = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-            samples = self._decoding.samples(batch, mask if mask is None else mask[:, None], len(head))
+            with one_thread(batch.numel() < _ALONE):
+                samples = self._decoding.samples(batch, mask if mask is None else mask[:, None], len(head))
             for n, sound in zip(group, samples.clamp(-1, 1).numpy(), strict=True):
                 sounds[n] = Audio(sound[: lengths[n] * self.hop_length].copy(), self.sample_rate)
         return sounds
