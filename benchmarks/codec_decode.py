@@ -13,6 +13,7 @@ being about 0.5; the fast one at least 30 dB above its error; a row in a batch o
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def unlike(model: Xcodec2Model, codec: Xcodec2Codec, rows: list[Codes], rounds: 
         for row in rows:
             native(model, [row])
 
-    ours = lambda: codec.decode(rows)  # noqa: E731
+    ours = partial(codec.decode, rows)
     return {
         "unlike rows, theirs alone": paired(ours, alone, rounds),
         "unlike rows, theirs padded": paired(ours, lambda: native(model, padded), rounds),
@@ -109,7 +110,10 @@ def starter(rows: int, rounds: int, seed: int) -> tuple[Ratio, float]:
     lengths = np.random.default_rng(seed).integers(60, 120, rows).tolist()
     codes = drawn(lengths, codec.codebook_size, seed)
     (voice,) = drawn([100], codec.codebook_size, seed + 1)
-    single = lambda: [codec.decode([row], voice)[0] for row in codes]  # noqa: E731
+
+    def single() -> list[Audio]:
+        return [codec.decode([row], voice)[0] for row in codes]
+
     apart, _ = differences(codec.decode(codes, voice), [one.samples for one in single()])
     return paired(lambda: codec.decode(codes, voice), single, rounds), apart
 

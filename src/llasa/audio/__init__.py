@@ -19,6 +19,7 @@ from llasa.core import Audio
 from llasa.errors import ConfigError, InputError
 
 LOSSY_BIT_RATE = 64_000
+OPUS_RATE = 48_000  # Hz, whatever was asked for
 
 # format: (container, codec, container options), as FFmpeg names them
 _FFMPEG: dict[str, tuple[str, str, dict[str, str]]] = {

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from llasa.audio import check_target, loudness, to_int16
+from llasa.audio import LOSSY_BIT_RATE, OPUS_RATE, check_target, loudness, to_int16
 from llasa.core import Audio, Word
 from llasa.errors import ConfigError, InputError
 from llasa.longform.book import Book
@@ -29,7 +29,6 @@ _FFMPEG = {
     ".opus": ("ogg", "libopus"), ".flac": ("flac", "flac"), ".wav": ("wav", "pcm_s16le"),
 }  # fmt: skip
 SUFFIXES = tuple(_FFMPEG)
-BIT_RATE, OPUS_RATE = 64_000, 48_000
 USUAL_LUFS = -20.0  # spoken word on phones; EBU R 128 has -23 for broadcasts
 
 
@@ -106,7 +105,7 @@ def _encode(
         with av.open(str(temporary), "w", format=form, options={"fflags": "+bitexact"}) as file:
             stream: Any = file.add_stream(codec, OPUS_RATE if codec == "libopus" else rate, layout="mono")
             if form not in ("wav", "flac"):
-                stream.bit_rate = BIT_RATE
+                stream.bit_rate = LOSSY_BIT_RATE
             file.metadata.update({"title": book.title, "artist": book.author, "genre": "Audiobook"})
             file.set_chapters([_mark(number, *mark) for number, mark in enumerate(marks)])
             for packet in _packets(stream, sounds):

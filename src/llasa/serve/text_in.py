@@ -17,6 +17,7 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 
+from llasa.audio import OPUS_RATE
 from llasa.core import Voice
 from llasa.errors import InputError, LlasaError
 from llasa.serve.asked import SpeechRequest
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 CONFIG_S, IDLE_S = 10.0, 300.0  # how long may pass before the first message, and between others
 MOST_HELD = 100_000  # characters that wait to be said
-OPUS_RATE = 48_000  # Hz, whatever was asked for
 NORMAL = 1000  # of RFC 6455
 
 

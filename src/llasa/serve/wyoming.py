@@ -65,8 +65,8 @@ class Handler(AsyncEventHandler):
             text = self._text + SynthesizeChunk.from_event(event).text
             bundle = next(iter(self._speakers.speakers.values())).bundle
             said, self._text = await asyncio.to_thread(sentences, text, bundle.language(text))
-            for sentence in said:
-                await self._say(sentence)
+            if said:  # together, for the pauses between them
+                await self._say(" ".join(said))
         elif SynthesizeStop.is_type(event.type) and self._text is not None:
             text, self._text = self._text.strip(), None
             if text:
