@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llasa.audio import BOOK_FORMATS
 from llasa.core import Word
 from llasa.errors import ConfigError, InputError
-from llasa.longform.audiobook import SUFFIXES, bind, check_output
+from llasa.longform.audiobook import bind, check_output
 from llasa.longform.book import Book, Chapter, read_book
 from llasa.longform.reading import Reading, numbers_of
 from llasa.longform.script import CHAPTER_S, TITLE_S, Line, lines_of
@@ -301,7 +302,7 @@ def test_a_voice_that_nobody_has_is_refused_with_the_line(reading: Reading) -> N
         reading.check(script("[voice:../../x] Now."))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [f".{one}" for one in BOOK_FORMATS])
 def test_a_book_is_bound_with_chapters_where_they_are_heard(
     reading: Reading, tmp_path: Path, suffix: str
 ) -> None:

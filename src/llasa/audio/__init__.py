@@ -6,8 +6,11 @@ Knows no codec, no voice and no text. Shapes: T samples; everything is mono floa
 import io
 import os
 import secrets
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -29,8 +32,11 @@ _FFMPEG: dict[str, tuple[str, str, dict[str, str]]] = {
     "opus": ("ogg", "libopus", {"page_duration": "100000"}),
     "aac": ("adts", "aac", {}),
     "pcm": ("s16le", "pcm_s16le", {}),
+    "m4b": ("ipod", "aac", {}),
+    "m4a": ("ipod", "aac", {}),
 }
-FORMATS = tuple(_FFMPEG)
+FORMATS = ("wav", "flac", "mp3", "opus", "aac", "pcm")
+BOOK_FORMATS = ("m4b", "m4a", "mp3", "opus", "flac", "wav")  # that say where their end is, and hold titles
 
 
 class _Resampler:
@@ -158,21 +164,35 @@ class Encoder:
         sample_rate: wanted rate, Hz; the next rate the format has is taken, and stands in `.sample_rate`.
             Pieces at another rate are resampled without seams.
         whole: give no bytes before `close`.
+        file: where to write to instead of giving bytes.
+        tags: metadata, by FFmpeg's names. chapters: start and end, seconds, and title of each.
 
     Raises:
         ConfigError: unknown format.
     """
 
-    def __init__(self, format: str, sample_rate: int, whole: bool = False) -> None:
+    def __init__(
+        self,
+        format: str,
+        sample_rate: int,
+        whole: bool = False,
+        file: Path | None = None,
+        tags: Mapping[str, str] = MappingProxyType({}),
+        chapters: Sequence[tuple[float, float, str]] = (),
+    ) -> None:
         container, codec, options = _FFMPEG[_checked_format(format)]
         rates = av.Codec(codec, "w").audio_rates or [sample_rate]
         self.sample_rate = min((rate for rate in rates if rate >= sample_rate), default=max(rates))
         self._file = io.BytesIO() if whole else _Pipe()
         options = options | {"fflags": "+bitexact", "flush_packets": "1"}
-        self._container = av.open(self._file, "w", format=container, options=options)
+        place = self._file if file is None else str(file)
+        self._container = av.open(place, "w", format=container, options=options)
         stream = self._container.add_stream(codec, self.sample_rate, layout="mono")
         self._stream = cast(av.AudioStream, stream)
         self._stream.bit_rate = LOSSY_BIT_RATE
+        self._container.metadata.update(tags)
+        if chapters:
+            self._container.set_chapters([_chapter(number, *one) for number, one in enumerate(chapters)])
         self._container.start_encoding()
         self._rate_in = self._position = 0
         self._resampler: _Resampler | None = None
@@ -206,6 +226,11 @@ class Encoder:
         frame.sample_rate, frame.pts = self.sample_rate, self._position
         self._position += len(samples)
         self._container.mux(self._stream.encode(frame))
+
+
+def _chapter(number: int, start_s: float, end_s: float, title: str) -> Any:
+    times = {"start": round(start_s * 1000), "end": round(end_s * 1000), "time_base": Fraction(1, 1000)}
+    return {"id": number, **times, "metadata": {"title": title}}
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

@@ -6,15 +6,12 @@ Shapes: T samples.
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 
-from llasa.audio import LOSSY_BIT_RATE, OPUS_RATE, check_target, loudness, to_int16
+from llasa.audio import BOOK_FORMATS, Encoder, check_target, loudness
 from llasa.core import Audio, Word
 from llasa.errors import ConfigError, InputError
 from llasa.longform.book import Book
@@ -23,12 +20,6 @@ from llasa.longform.subtitles import Cue
 from llasa.seams import join, kept
 from llasa.spoken import EDGE_SILENCE_S
 
-# suffix: (container, codec), as FFmpeg names them
-_FFMPEG = {
-    ".m4b": ("ipod", "aac"), ".m4a": ("ipod", "aac"), ".mp3": ("mp3", "libmp3lame"),
-    ".opus": ("ogg", "libopus"), ".flac": ("flac", "flac"), ".wav": ("wav", "pcm_s16le"),
-}  # fmt: skip
-SUFFIXES = tuple(_FFMPEG)
 USUAL_LUFS = -20.0  # spoken word on phones; EBU R 128 has -23 for broadcasts
 
 
@@ -36,11 +27,11 @@ def check_output(path: Path) -> None:
     """Refuse a file that could not be written, before anything is said.
 
     Raises:
-        ConfigError: its suffix is none of `SUFFIXES`, or it cannot be written there.
+        ConfigError: its suffix is none of `audio.BOOK_FORMATS`, or it cannot be written there.
     """
-    if path.suffix.lower() not in _FFMPEG:
+    if _format(path) not in BOOK_FORMATS:
         found = f"found '{path.suffix}'"
-        raise ConfigError(f"Writing the book '{path}': {found}. Use one of {', '.join(SUFFIXES)}.")
+        raise ConfigError(f"Writing the book '{path}': {found}. Use one of {', '.join(BOOK_FORMATS)}.")
     check_target(path.resolve())
 
 
@@ -99,45 +90,21 @@ def _chapter(lines: Sequence[Read]) -> Audio:
 def _encode(
     path: Path, book: Book, marks: Sequence[tuple[float, float, str]], rate: int, sounds: Iterator[Audio]
 ) -> None:
-    form, codec = _FFMPEG[path.suffix.lower()]
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    tags = {"title": book.title, "artist": book.author, "genre": "Audiobook"}
     try:
-        with av.open(str(temporary), "w", format=form, options={"fflags": "+bitexact"}) as file:
-            stream: Any = file.add_stream(codec, OPUS_RATE if codec == "libopus" else rate, layout="mono")
-            if form not in ("wav", "flac"):
-                stream.bit_rate = LOSSY_BIT_RATE
-            file.metadata.update({"title": book.title, "artist": book.author, "genre": "Audiobook"})
-            file.set_chapters([_mark(number, *mark) for number, mark in enumerate(marks)])
-            for packet in _packets(stream, sounds):
-                file.mux(packet)
+        encoder = Encoder(_format(path), rate, file=temporary, tags=tags, chapters=marks)
+        for sound in sounds:
+            encoder.push(sound)
+        encoder.close()
         temporary.replace(path)
     except OSError as error:
         found = f"the system says: {error.strerror or error}"
-        raise ConfigError(
-            f"Writing the book '{path}': {found}. Free space, or name another place."
-        ) from error
+        todo = "Free space, or name another place"
+        raise ConfigError(f"Writing the book '{path}': {found}. {todo}.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _mark(number: int, start_s: float, end_s: float, title: str) -> Any:
-    milli = Fraction(1, 1000)
-    times = {"start": round(start_s * 1000), "end": round(end_s * 1000), "time_base": milli}
-    return {"id": number, **times, "metadata": {"title": title}}
-
-
-def _packets(stream: Any, sounds: Iterator[Audio]) -> Iterator[Any]:
-    resampler, position = av.AudioResampler(stream.format or "s16", "mono", stream.rate), 0
-    for sound in sounds:
-        frame = av.AudioFrame.from_ndarray(to_int16(sound.samples)[None], format="s16", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = (
-            sound.sample_rate,
-            position,
-            Fraction(1, sound.sample_rate),
-        )
-        position += len(sound.samples)
-        for part in resampler.resample(frame):
-            yield from stream.encode(part)
-    for part in resampler.resample(None):
-        yield from stream.encode(part)
-    yield from stream.encode(None)
+def _format(path: Path) -> str:
+    return path.suffix[1:].lower()
