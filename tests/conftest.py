@@ -48,7 +48,7 @@ def build_tiny_bundle(folder: Path, seed: int = 0) -> Path:
         ).save_pretrained(folder / "lm")  # fmt: skip
     shutil.copytree(STARTER / "phones", folder / "phones")
     (folder / "voices").mkdir()
-    ada = voice.create("ada", clip(), "the cat sat on the mat", codec, source="a formula")
+    ada = voice.create("ada", clip(), "the cat sat on the mat", codec, "a formula", "not a person")
     voice.save(ada, folder / "voices" / "ada.safetensors")
     lm = {"family": "llasa-plain", "text": "phones", "separator": " | ", "max_length": 1024}
     settings = {"name": "tiny", "default_voice": "ada", "lm": lm, "codec": {"kind": "compact"}}

@@ -22,10 +22,12 @@ from llasa.longform.book import Book, Chapter, read_book
 from llasa.longform.reading import Reading, numbers_of
 from llasa.longform.script import CHAPTER_S, TITLE_S, Line, lines_of
 from llasa.longform.subtitles import Cue, subtitles
+from llasa.provenance import provenance
 from llasa.recipe import Effort
 from llasa.search import BeamSearch, BestOfN
 from llasa.synthesizer import load
 
+MADE = provenance("starter", "rufus")
 CONTAINER = """<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container">
 <rootfiles><rootfile full-path="in/b.opf"/></rootfiles></container>"""
 PACKAGE = """<package xmlns="http://www.idpf.org/2007/opf"><metadata xmlns:dc="http://purl.org/dc/elements/1.1/">
@@ -308,7 +310,7 @@ def test_a_book_is_bound_with_chapters_where_they_are_heard(
 ) -> None:
     book = Book("Title", "Ann", "", (Chapter("First", ("One line here.",)), Chapter("", ("Another line.",))))
     read, path = list(reading.lines(lines_of(book, "en", {}))), tmp_path / f"b{suffix}"
-    cues = bind(path, book, read)
+    cues = bind(path, book, read, MADE)
     assert [cue.number for cue in cues] == [1, 2, 3]
     with av.open(str(path)) as file:
         total = sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
@@ -328,9 +330,9 @@ def test_lines_without_sound_are_left_out_and_a_book_of_them_is_refused(
     book = Book("b", "", "", (Chapter("", ("One line here.", "Another line.")),))
     first, second = reading.lines(lines_of(book, "en", {}))
     silent = type(first)(first.line, 2, None, 0, 0.0, (), None, ("no speech",))
-    assert [cue.number for cue in bind(tmp_path / "b.wav", book, [silent, second])] == [2]
+    assert [cue.number for cue in bind(tmp_path / "b.wav", book, [silent, second], MADE)] == [2]
     with pytest.raises(InputError, match="no line has any sound"):
-        bind(tmp_path / "b.wav", book, [silent])
+        bind(tmp_path / "b.wav", book, [silent], MADE)
 
 
 def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:

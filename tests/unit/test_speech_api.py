@@ -82,6 +82,16 @@ def test_the_stream_is_near_what_say_gives(served: tuple[str, Speakers]) -> None
     assert np.square(found - whole).mean() < 0.05 * np.square(whole).mean()
 
 
+def test_every_answer_says_that_it_is_synthetic(served: tuple[str, Speakers]) -> None:
+    for format in audio.FORMATS:
+        _, heads, data = answered(served[0], response_format=format, seed=3)
+        assert heads["x-synthetic-speech"].startswith("trainedAlgorithmicMedia; llasa/")
+        if format not in ("aac", "pcm"):
+            with av.open(io.BytesIO(data)) as file:
+                told = file.metadata | file.streams[0].metadata
+            assert "Synthetic speech" in {key.lower(): said for key, said in told.items()}["comment"]
+
+
 def test_wav_says_its_length_unless_it_is_streamed(served: tuple[str, Speakers]) -> None:
     url, _ = served
     whole = answered(url, response_format="wav", seed=3)[2]
@@ -115,6 +125,9 @@ def test_a_voice_of_ones_own_for_one_request(served: tuple[str, Speakers]) -> No
     recording = Audio((0.1 * draw.standard_normal(16_000 * 2)).astype(np.float32), 16_000)
     url64 = "data:audio/wav;base64," + base64.b64encode(audio.encode(recording, "wav")).decode()
     given = {"ref_audio": url64, "ref_text": "the cat", "seed": 3, "response_format": "pcm"}
+    status, _, data = answered(url, **given)
+    assert status == 400 and "consent" in json.loads(data)["error"]["message"]
+    given["consent"] = "I agree. Ada"
     assert answered(url, **given)[0] == 200
     assert answered(url, **given)[2] != answered(url, response_format="pcm", seed=3)[2]
 
@@ -137,10 +150,10 @@ def test_a_voice_of_ones_own_for_one_request(served: tuple[str, Speakers]) -> No
         ({"instructions": "whisper"}, 400, "instructions"),
         ({"effort": 5}, 400, "effort 5"),
         ({"language": "tlh"}, 400, "tlh"),
-        ({"ref_audio": "/etc/passwd", "ref_text": "a"}, 400, "ref_audio"),
-        ({"ref_audio": "https://a.b/c.wav", "ref_text": "a"}, 400, "ref_audio"),
-        ({"ref_audio": "AAAA", "ref_text": "a"}, 400, "audio"),
-        ({"ref_audio": "AAAA"}, 400, "ref_text"),
+        ({"ref_audio": "/etc/passwd", "ref_text": "a", "consent": "a"}, 400, "ref_audio"),
+        ({"ref_audio": "https://a.b/c.wav", "ref_text": "a", "consent": "a"}, 400, "ref_audio"),
+        ({"ref_audio": "AAAA", "ref_text": "a", "consent": "a"}, 400, "audio"),
+        ({"ref_audio": "AAAA", "consent": "a"}, 400, "ref_text"),
         ({"temperature": -1}, 400, "temperature"),
     ],
 )

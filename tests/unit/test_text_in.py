@@ -203,7 +203,7 @@ def test_who_may_not_ask_gets_no_connection(tiny_bundle: Path, heads: dict[str, 
 
 
 def test_a_sentence_is_sure_once_another_has_begun() -> None:
-    assert sentences("It costs 3.", "en") == ([], "It costs 3.")
-    assert sentences("It costs 3.5 pounds. So? Or", "en") == (["It costs 3.5 pounds.", "So?"], " Or")
-    assert sentences("... ", "en") == ([], "... ")
-    assert sentences("\u65e5\u672c\u3002", "en") == ([], "\u65e5\u672c\u3002")
+    assert sentences("It costs 3.", "en", 99) == ([], "It costs 3.")
+    assert sentences("It costs 3.5 pounds. So? Or", "en", 99) == (["It costs 3.5 pounds.", "So?"], " Or")
+    assert sentences("... ", "en", 99) == ([], "... ")
+    assert sentences("\u65e5\u672c\u3002", "en", 99) == ([], "\u65e5\u672c\u3002")

@@ -116,3 +116,19 @@ def test_what_cannot_be_said_is_an_error_and_the_next_text_is_said(tiny_bundle: 
     error, *events = asked(tiny_bundle, ask)
     assert error.type == "error" and "not a valid name" in error.data["text"]
     assert events[-1].type == "audio-stop"
+
+
+def test_lengths_that_no_text_has_end_the_connection(tiny_bundle: Path) -> None:
+    async def announced(client: AsyncTcpClient) -> object:
+        assert client._writer is not None
+        client._writer.write(b'{"type": "synthesize", "data_length": 1000000000}\n' + b" " * 100_000)
+        return await client.read_event()
+
+    async def endless(client: AsyncTcpClient) -> Event:
+        await client.write_event(SynthesizeStart().event())
+        await client.write_event(SynthesizeChunk("no end " * 100).event())
+        [error] = await until(client, "audio-stop", "error")
+        return error
+
+    assert asked(tiny_bundle, announced) is None
+    assert "hold no end of a sentence" in asked(tiny_bundle, endless).data["text"]

@@ -165,7 +165,8 @@ class Encoder:
             Pieces at another rate are resampled without seams.
         whole: give no bytes before `close`.
         file: where to write to instead of giving bytes.
-        tags: metadata, by FFmpeg's names. chapters: start and end, seconds, and title of each.
+        tags: metadata, by FFmpeg's names; aac and pcm have no place for them.
+        chapters: start and end, seconds, and title of each.
 
     Raises:
         ConfigError: unknown format.
@@ -246,29 +247,35 @@ def _checked_format(format: str) -> str:
     return format
 
 
-def encode(audio: Audio, format: str) -> bytes:
+def encode(audio: Audio, format: str, tags: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """Return a whole sound file: 16-bit wav or flac, mp3, opus (in OGG), aac (ADTS), or pcm (raw s16le).
 
     Samples outside [-1, 1] are clipped. Raises ConfigError for an unknown format, InputError for samples
-    that are not finite.
+    that are not finite. tags: as of `Encoder`.
     """
-    encoder = Encoder(format, audio.sample_rate, whole=True)
+    encoder = Encoder(format, audio.sample_rate, whole=True, tags=tags)
     return encoder.push(audio) + encoder.close()
 
 
-def write(path: str | os.PathLike[str], audio: Audio, format: str | None = None) -> None:
+def write(
+    path: str | os.PathLike[str],
+    audio: Audio,
+    format: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write a sound file, whole or not at all.
 
     Args:
         path: its folder must exist; a file already there is replaced.
         audio: any rate.
         format: one of `FORMATS`; taken from the suffix if not given.
+        tags: as of `Encoder`.
 
     Raises:
         ConfigError: unknown format or suffix, or the file cannot be written.
         InputError: samples that are not finite.
     """
-    replace_file(Path(path).resolve(), encode(audio, check_output(path, format)))
+    replace_file(Path(path).resolve(), encode(audio, check_output(path, format), tags))
 
 
 def check_output(path: str | os.PathLike[str], format: str | None = None) -> str:

@@ -77,13 +77,15 @@ def _bound(
     json: bool,
 ) -> None:  # fmt: skip
     from llasa.longform.audiobook import bind
+    from llasa.provenance import provenance
 
     again = _numbers(redo, script[-1].number, "Reading --redo")
     if missing := again - {line.number for line in script}:
         found = f"line {min(missing)} is not in the chosen chapters"
         raise ConfigError(f"Reading --redo: {found}. See --lines.")
     said = list(tracked(reading.lines(script, again), "Reading"))
-    cues = bind(output, book, said, lufs)
+    made = provenance(reading.synthesizer.bundle.name, reading.voice.name if reading.voice else None)
+    cues = bind(output, book, said, made, lufs)
     report = _report(output, said, cues)
     emit(report) if json else _tell(report, said)
 

@@ -106,7 +106,7 @@ def say(
     search = wanted.effort_of(synthesizer) if wanted.judged else None
     began = time.perf_counter()
     spoken, repairs = _speak(synthesizer, words, speaker, seed, search, repair, language, sampling)
-    audio = _written(spoken, output, format)
+    audio = _written(synthesizer.bundle.name, spoken, output, format)
     report = _report(synthesizer, spoken, audio, output, time.perf_counter() - began)
     told = synthesizer.receipt(words, spoken, search) if search else None
     if told:
@@ -116,16 +116,19 @@ def say(
         _play(player, audio)
 
 
-def _written(spoken: "list[Spoken]", output: str, format: str) -> "Audio":
+def _written(bundle: str, spoken: "list[Spoken]", output: str, format: str) -> "Audio":
     from llasa.audio import encode, write
+    from llasa.provenance import provenance
     from llasa.spoken import concatenated, voiced
 
-    audio = concatenated(voiced(spoken))
+    voice = spoken[0].candidate.utterance.voice
+    made = provenance(bundle, voice.name if voice else None)
+    audio = made.mark(concatenated(voiced(spoken)))
     if output == STDIO:
-        sys.stdout.buffer.write(encode(audio, format))
+        sys.stdout.buffer.write(encode(audio, format, made.tags))
         sys.stdout.buffer.flush()
     else:
-        write(output, audio, format)
+        write(output, audio, format, made.tags)
     return audio
 
 

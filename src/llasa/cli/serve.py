@@ -53,6 +53,9 @@ def serve(
                                                      "(1024); more are refused.", min=1)] = None,
     max_effort: Annotated[int, typer.Option(help="Candidates a segment that one may ask for.", min=1)] = 16,
     max_characters: Annotated[int, typer.Option(help="Longest text of a request.", min=1)] = 4096,
+    consent: Annotated[
+        bool, typer.Option(help="Ask for the speaker's consent with every voice that is not the bundle's.")
+    ] = True,
     wyoming: Annotated[str | None, typer.Option(help="Speak to Home Assistant as well, at tcp://HOST:PORT "
                                                      "(10200 is usual); whoever reaches it may.")] = None,
 ) -> None:  # fmt: skip
@@ -73,7 +76,7 @@ def serve(
         raise MissingExtra("Speaking to Home Assistant", "wyoming", "serve")
     rules = _rules(host, allow_host or [], SPEECH_KEY)
     with _listening(host, SPEECH_PORT if port is None else port) as listener:
-        speakers = _speakers(bundle or ["starter"], codec, max_effort, max_characters)
+        speakers = _speakers(bundle or ["starter"], codec, max_effort, max_characters, consent)
         from llasa.serve.speech_api import Desk, Limits
 
         desk = Desk.open(speakers, Limits(speaking, waiting or MOST_REQUESTS))
@@ -104,7 +107,9 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"Serving on {host}:{port}: {found}. Choose another --host or --port.") from error
 
 
-def _speakers(names: Sequence[str], codec: str | None, max_effort: int, max_characters: int) -> "Speakers":
+def _speakers(
+    names: Sequence[str], codec: str | None, max_effort: int, max_characters: int, consent: bool
+) -> "Speakers":
     """Return the bundles, loaded: what is missing or wrong is told before anybody asks."""
     from llasa.serve.speaking import Speakers
     from llasa.synthesizer import Synthesizer, load
@@ -117,7 +122,7 @@ def _speakers(names: Sequence[str], codec: str | None, max_effort: int, max_char
             raise ConfigError(f"Serving: {found}. Rename one: llasa export hf --help.")
         speaker.warm_up()
         loaded[speaker.bundle.name] = speaker
-    return Speakers(loaded, max_effort, max_characters)
+    return Speakers(loaded, max_effort, max_characters, consent)
 
 
 def _run_speech(desk: "Desk", listener: socket.socket, rules: "Rules", wyoming: str | None) -> None:

@@ -17,6 +17,7 @@ from llasa.errors import ConfigError, InputError
 from llasa.longform.book import Book
 from llasa.longform.reading import Read
 from llasa.longform.subtitles import Cue
+from llasa.provenance import Provenance
 from llasa.seams import join, kept
 from llasa.spoken import EDGE_SILENCE_S
 
@@ -35,11 +36,13 @@ def check_output(path: Path) -> None:
     check_target(path.resolve())
 
 
-def bind(path: Path, book: Book, read: Sequence[Read], lufs: float = USUAL_LUFS) -> list[Cue]:
+def bind(
+    path: Path, book: Book, read: Sequence[Read], made: Provenance, lufs: float = USUAL_LUFS
+) -> list[Cue]:
     """Write the file, whole or not at all, and return when each line is heard.
 
     Args:
-        read: lines in order. lufs: loudness of each chapter.
+        read: lines in order. made: what is told of the sound. lufs: loudness of each chapter.
 
     Raises:
         InputError: no line has any sound. ConfigError: the file cannot be written.
@@ -55,7 +58,7 @@ def bind(path: Path, book: Book, read: Sequence[Read], lufs: float = USUAL_LUFS)
         marks.append((at_s, at_s + length_s, title or f"Part {len(marks) + 1}"))
         cues, at_s = cues + own, at_s + length_s
     sounds = (loudness(_chapter(lines), lufs) for lines in chapters)
-    _encode(path.resolve(), book, marks, rate, sounds)
+    _encode(path.resolve(), book, made, marks, rate, sounds)
     return cues
 
 
@@ -88,14 +91,15 @@ def _chapter(lines: Sequence[Read]) -> Audio:
 
 
 def _encode(
-    path: Path, book: Book, marks: Sequence[tuple[float, float, str]], rate: int, sounds: Iterator[Audio]
-) -> None:
+    path: Path, book: Book, made: Provenance, marks: Sequence[tuple[float, float, str]], rate: int,
+    sounds: Iterator[Audio],
+) -> None:  # fmt: skip
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    tags = {"title": book.title, "artist": book.author, "genre": "Audiobook"}
+    tags = {"title": book.title, "artist": book.author, "genre": "Audiobook", **made.tags}
     try:
         encoder = Encoder(_format(path), rate, file=temporary, tags=tags, chapters=marks)
         for sound in sounds:
-            encoder.push(sound)
+            encoder.push(made.mark(sound))
         encoder.close()
         temporary.replace(path)
     except OSError as error:

@@ -27,9 +27,9 @@ class SpeechRequest(BaseModel):
 
     Beyond OpenAI's: `sample_rate` (Hz; pcm is taken to have 24,000), `stream` (false: the whole sound, with
     exact headers), `seed`, `language`, the sampling parameters, a voice for this request alone (`ref_audio`,
-    a data URL or Base64, with its words in `ref_text`), and what quality may cost: `effort` (candidates a
-    segment), `target` (a value in [0, 1] that ends the search), `deadline` (seconds of search in all) and
-    `judge` (a receipt also of effort 1).
+    a data URL or Base64, with its words in `ref_text` and its speaker's agreement in `consent`), and what
+    quality may cost: `effort` (candidates a segment), `target` (a value in [0, 1] that ends the search),
+    `deadline` (seconds of search in all) and `judge` (a receipt also of effort 1).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -54,6 +54,7 @@ class SpeechRequest(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     ref_audio: str | None = Field(None, max_length=MOST_SOUND * 4 // 3 + 100)
     ref_text: str | None = Field(None, min_length=1, max_length=2000)
+    consent: str | None = Field(None, min_length=1, max_length=2000)
     effort: int = Field(1, ge=1)
     target: float | None = Field(None, ge=0, le=1)
     deadline: float | None = Field(None, gt=0, le=3600)

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -31,14 +31,20 @@ async def pulled(make: Callable[[], T | None], threads: Executor) -> AsyncIterat
 
 
 async def encoded(
-    sounds: Iterator[Audio], format: str, sample_rate: int, streams: bool, threads: Executor
+    sounds: Iterator[Audio],
+    format: str,
+    sample_rate: int,
+    streams: bool,
+    threads: Executor,
+    tags: Mapping[str, str],
 ) -> AsyncIterator[bytes]:
     """Yield a sound's bytes.
 
     Args:
         sounds: made and encoded in `threads`. streams: false gives all bytes at the end, with exact headers.
+        tags: as of `Encoder`.
     """
-    encoder = Encoder(format, sample_rate, whole=not streams)
+    encoder = Encoder(format, sample_rate, whole=not streams, tags=tags)
 
     def next_bytes() -> bytes | None:
         return next((data for piece in sounds if (data := encoder.push(piece))), None)

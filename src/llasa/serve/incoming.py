@@ -8,11 +8,21 @@ from llasa.text.segment import segment
 ENDS = tuple(".!?…\u3002\uff01\uff1f")  # the last three of Chinese
 
 
-def sentences(text: str, language: str) -> tuple[list[str], str]:
+def sentences(text: str, language: str, longest: int) -> tuple[list[str], str]:
     """Return the whole sentences at the beginning of a text, and the rest, which may still grow.
 
     A sentence is sure once another one has begun: the dot of "3." may be that of "3.5".
+
+    Raises:
+        InputError: the rest has more than `longest` characters.
     """
+    whole, rest = _sentences(text, language)
+    if len(rest) > longest:
+        raise InputError(f"Speaking: {len(rest)} characters hold no end of a sentence. Send one.")
+    return whole, rest
+
+
+def _sentences(text: str, language: str) -> tuple[list[str], str]:
     if not any(sign in text for sign in ENDS):
         return [], text
     try:

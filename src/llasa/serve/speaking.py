@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from threading import Lock
 from typing import Any
 from weakref import WeakSet
@@ -12,6 +13,7 @@ from llasa.core import Audio, Candidate, Ids, Judged, SamplingParams, Voice
 from llasa.engines.base import Engine, Request
 from llasa.errors import ConfigError, EngineError, InputError
 from llasa.judge import Judge
+from llasa.provenance import Provenance, provenance
 from llasa.recipe import Effort
 from llasa.serve.asked import SpeechRequest
 from llasa.spoken import Spoken
@@ -87,11 +89,17 @@ class Speech:
             asked.input, self.voice, asked.seed, self.effort or 1, asked.language, self.spoken.append,
             **asked.sampling,
         )  # fmt: skip
-        return made if asked.speed == 1 else _at(asked.speed, made)
+        return map(self.provenance.mark, made if asked.speed == 1 else _at(asked.speed, made))
 
     def cut(self) -> None:
         """End it: nobody listens any more."""
         self.line.cut()
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Where the sound comes from, as its file is to say."""
+        bundle = self.speaker.bundle
+        return provenance(bundle.name, self.voice.name if self.voice else bundle.default_voice)
 
     @property
     def codes(self) -> int:
@@ -117,13 +125,20 @@ def _at(speed: float, sounds: Iterator[Audio]) -> Iterator[Audio]:
 class Speakers:
     """The loaded bundles, by the name that requests give; a name of OpenAI's stands for the first.
 
-    most_effort, most_characters: what a request may ask for.
+    most_effort, most_characters: what a request may ask for. consent: whether a voice needs its speaker's
+    statement.
     """
 
     ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
-    def __init__(self, speakers: Mapping[str, Synthesizer], most_effort: int, most_characters: int) -> None:
-        self.speakers = dict(speakers)
+    def __init__(
+        self,
+        speakers: Mapping[str, Synthesizer],
+        most_effort: int,
+        most_characters: int,
+        consent: bool = True,
+    ) -> None:
+        self.speakers, self._consent = dict(speakers), consent
         self.most_effort, self.most_characters = most_effort, most_characters
         self._judges: dict[str, OneAtATime] = {}
         self._lock = Lock()
@@ -173,7 +188,10 @@ class Speakers:
     def _voice(self, asked: SpeechRequest, speaker: Synthesizer) -> Voice | None:
         if asked.ref_audio is None:
             # By the registry: a name is never a path here.
-            return speaker.bundle.voices.get(asked.voice_id) if asked.voice_id else None
+            voice = speaker.bundle.voices.get(asked.voice_id) if asked.voice_id else None
+            self._check_consent(voice is None or voice.consent, "Add it again with one")
+            return voice
+        self._check_consent(asked.consent, "Send the speaker's words in consent")
         if not asked.ref_text:
             raise InputError(
                 "Making a voice: found ref_audio without ref_text. Send the words that are said in it."
@@ -181,3 +199,8 @@ class Speakers:
         sound = read_apart(asked.sound(), MIN_S, MAX_S)
         made = create("request", sound, asked.ref_text, speaker.bundle.codec)
         return replace(made, language=asked.language or "")
+
+    def _check_consent(self, statement: object, todo: str) -> None:
+        if self._consent and not statement:
+            found = "a voice without its speaker's consent"
+            raise InputError(f"Choosing a voice: found {found}. {todo}.")

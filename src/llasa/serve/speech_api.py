@@ -25,6 +25,7 @@ from prometheus_client import (
 )
 from starlette.requests import HTTPConnection
 
+from llasa.provenance import header
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import MEDIA, begun, encoded, events
 from llasa.serve.guard import Guard, Rules
@@ -124,7 +125,8 @@ class Desk:
         asked = speech.asked
         sounds = await asyncio.get_running_loop().run_in_executor(self.threads, speech.sounds)
         streams = asked.streams or asked.stream_format == "sse"
-        return encoded(sounds, asked.response_format, asked.sample_rate, streams, self.threads)
+        tags = speech.provenance.tags
+        return encoded(sounds, asked.response_format, asked.sample_rate, streams, self.threads, tags)
 
     async def _told(
         self, data: AsyncIterator[bytes], speech: Speech, id: str, key: str
@@ -236,7 +238,10 @@ def _model(name: str) -> dict[str, object]:
 def _heads(asked: SpeechRequest, speech: Speech, id: str) -> dict[str, Any]:
     media = "text/event-stream" if asked.stream_format == "sse" else MEDIA[asked.response_format]
     judged = {"Link": f'</v1/receipts/{id}>; rel="describedby"'} if speech.effort else {}
-    return {"media_type": media, "headers": {"X-Request-Id": id, "Cache-Control": "no-store", **judged}}
+    return {
+        "media_type": media,
+        "headers": {"X-Request-Id": id, "Cache-Control": "no-store", **header(), **judged},
+    }
 
 
 def _usage(speech: Speech) -> dict[str, int]:

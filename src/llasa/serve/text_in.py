@@ -73,7 +73,7 @@ class Session:
             raise InputError("Speaking: found stream_format. Leave it out: sound comes in binary frames.")
         speech = await asyncio.to_thread(self._desk.speakers.begin, asked)
         self._voice, self._bundle = speech.voice, speech.speaker.bundle
-        for once in ("ref_audio", "ref_text"):  # the voice is made
+        for once in ("ref_audio", "ref_text", "consent"):  # the voice is made
             self._config.pop(once, None)
 
     def _asked(self, text: str) -> SpeechRequest:
@@ -122,9 +122,8 @@ class Session:
             raise InputError(f"Speaking: more than {MOST_HELD} characters wait. Send less at a time.")
         text = self._text + text
         language = self._config.get("language") or self._bundle.language(text)
-        whole, self._text = await asyncio.to_thread(sentences, text, language)
-        if len(self._text) > self._desk.speakers.most_characters:
-            raise InputError(f"Speaking: {len(self._text)} characters hold no end of a sentence. Send one.")
+        longest = self._desk.speakers.most_characters
+        whole, self._text = await asyncio.to_thread(sentences, text, language, longest)
         for sentence in whole:
             self._put(sentence)
 
@@ -174,8 +173,8 @@ class Session:
             await self._tell("audio.start", sentence_index=number, sentence_text=text, **form)
             try:
                 sounds = await asyncio.get_running_loop().run_in_executor(desk.threads, speech.sounds)
-                data = encoded(sounds, asked.response_format, asked.sample_rate, asked.streams, desk.threads)
-                async for piece in data:
+                how = (asked.response_format, asked.sample_rate, asked.streams)
+                async for piece in encoded(sounds, *how, desk.threads, speech.provenance.tags):
                     if self._cancelled:
                         return {}
                     if piece:

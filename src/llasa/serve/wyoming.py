@@ -35,13 +35,37 @@ from llasa.serve.speaking import Speakers
 
 _OWN = Attribution("llasa", "https://github.com/llasa")
 WIDTH, CHANNELS = 2, 1  # bytes a sample
+MOST_BYTES = 1 << 20  # of an event's data or payload
+
+
+class _Bounded:
+    """A reader that takes no more of an event than a text needs, whatever length a client announces."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    async def readexactly(self, n: int) -> bytes:
+        if n > MOST_BYTES:
+            raise ValueError(f"{n} bytes")  # which ends the connection
+        return await self._reader.readexactly(n)
 
 
 class Handler(AsyncEventHandler):
     """One client: says a text that comes whole, or sentence by sentence while it comes."""
 
-    def __init__(self, speakers: Speakers, slots: Slots, threads: Executor, *streams: Any) -> None:
-        super().__init__(*streams)
+    def __init__(
+        self,
+        speakers: Speakers,
+        slots: Slots,
+        threads: Executor,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        bounded: Any = _Bounded(reader)
+        super().__init__(bounded, writer)
         self._speakers, self._slots, self._threads = speakers, slots, threads
         self._text: str | None = None  # of a text that comes in pieces, what is not said yet
         self._voice: str | None = None
@@ -64,7 +88,8 @@ class Handler(AsyncEventHandler):
         elif SynthesizeChunk.is_type(event.type) and self._text is not None:
             text = self._text + SynthesizeChunk.from_event(event).text
             bundle = next(iter(self._speakers.speakers.values())).bundle
-            said, self._text = await asyncio.to_thread(sentences, text, bundle.language(text))
+            language, longest = bundle.language(text), self._speakers.most_characters
+            said, self._text = await asyncio.to_thread(sentences, text, language, longest)
             if said:  # together, for the pauses between them
                 await self._say(" ".join(said))
         elif SynthesizeStop.is_type(event.type) and self._text is not None:
