@@ -28,5 +28,8 @@ def test_it_speaks_and_ends_when_asked_to(tiny_bundle: Path) -> None:
 def test_what_cannot_be_served_is_told_before_it_listens(run: Run, tiny_bundle: Path) -> None:
     twice: Ran = run("serve", "--bundle", tiny_bundle, "--bundle", tiny_bundle, "--port", 0)
     assert twice.code != 0 and "two bundles of the name" in twice.err
+    far = ("--engine", "remote:http://127.0.0.1:9#m")
+    both = run("serve", *far, "--bundle", tiny_bundle, "--bundle", "starter", "--port", 0)
+    assert both.code == 2 and "for 2 bundles" in both.err
     open_to_all = run("serve", "--host", "0.0.0.0")
     assert open_to_all.code != 0 and "LLASA_KEY" in open_to_all.err

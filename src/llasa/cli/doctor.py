@@ -37,8 +37,8 @@ EXTRAS = {
     "eval": "recognisers and measures that judges and the recipes use",
     "gguf": "the llama.cpp engine, and export to GGUF",
     "whisper": "faster-whisper, a quicker Whisper for judges",
-    "serve": "nothing yet: for a server to come",
-    "ray": "nothing yet: for clusters to come",
+    "serve": "llasa serve: OpenAI's speech API, Home Assistant, judges as a service",
+    "ray": "llasa prepare --ray: on a cluster",
     "dev": "what the tests and checks of this package need",
 }
 ENGINES = {  # name -> what it is, the package it needs and the extra that brings it

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llasa.cli.model import Chosen, DtypeOption, EngineOption
 from llasa.cli.terminal import CodecOption, examples, note
 from llasa.errors import ConfigError, MissingExtra
 
@@ -41,6 +42,8 @@ def serve(
                                                           "several, each by its name.")] = None,
     judge: Annotated[Path | None, typer.Option(help="Judge by this TOML, and do not speak.")] = None,
     codec: CodecOption = None,
+    engine: EngineOption = "native",
+    dtype: DtypeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key in "
                                            "LLASA_KEY, with --judge in LLASA_JUDGE_KEY.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="8000, with --judge 8001; 0 takes a free one.",
@@ -54,7 +57,7 @@ def serve(
     max_effort: Annotated[int, typer.Option(help="Candidates a segment that one may ask for.", min=1)] = 16,
     max_characters: Annotated[int, typer.Option(help="Longest text of a request.", min=1)] = 4096,
     consent: Annotated[
-        bool, typer.Option(help="Ask for the speaker's consent with every voice that is not the bundle's.")
+        bool, typer.Option(help="Refuse voices that have no statement of their speaker's consent.")
     ] = True,
     wyoming: Annotated[str | None, typer.Option(help="Speak to Home Assistant as well, at tcp://HOST:PORT "
                                                      "(10200 is usual); whoever reaches it may.")] = None,
@@ -76,7 +79,8 @@ def serve(
         raise MissingExtra("Speaking to Home Assistant", "wyoming", "serve")
     rules = _rules(host, allow_host or [], SPEECH_KEY)
     with _listening(host, SPEECH_PORT if port is None else port) as listener:
-        speakers = _speakers(bundle or ["starter"], codec, max_effort, max_characters, consent)
+        chosen = [Chosen(name, engine, dtype, codec, None) for name in bundle or ["starter"]]
+        speakers = _speakers(chosen, max_effort, max_characters, consent)
         from llasa.serve.speech_api import Desk, Limits
 
         desk = Desk.open(speakers, Limits(speaking, waiting or MOST_REQUESTS))
@@ -107,16 +111,17 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"Serving on {host}:{port}: {found}. Choose another --host or --port.") from error
 
 
-def _speakers(
-    names: Sequence[str], codec: str | None, max_effort: int, max_characters: int, consent: bool
-) -> "Speakers":
+def _speakers(chosen: Sequence[Chosen], max_effort: int, max_characters: int, consent: bool) -> "Speakers":
     """Return the bundles, loaded: what is missing or wrong is told before anybody asks."""
     from llasa.serve.speaking import Speakers
-    from llasa.synthesizer import Synthesizer, load
+    from llasa.synthesizer import Synthesizer
 
+    if len(chosen) > 1 and chosen[0].engine != "native":
+        found = f"the engine '{chosen[0].engine}' for {len(chosen)} bundles"
+        raise ConfigError(f"Serving: found {found}. Start a service for each, or use the native engine.")
     loaded: dict[str, Synthesizer] = {}
-    for name in names:
-        speaker = load(name, codec=codec)
+    for one in chosen:
+        speaker = one.opened()
         if speaker.bundle.name in loaded:
             found = f"found two bundles of the name '{speaker.bundle.name}'"
             raise ConfigError(f"Serving: {found}. Rename one: llasa export hf --help.")
