@@ -112,7 +112,7 @@ def service(first: First | None = None) -> Service:
 def served(app) -> Iterator[str]:
     """The URL of an application, for as long as the block runs."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="websockets-sansio"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio"))
     thread = Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from llasa.bundle import load_bundle
 from llasa.serve.guard import Rules
@@ -13,12 +14,16 @@ from tests.judging import served
 
 @contextmanager
 def speaking(
-    *folders: object, rules: Rules | None = None, limits: Limits | None = None, most_effort: int = 4
+    *folders: object,
+    rules: Rules | None = None,
+    limits: Limits | None = None,
+    most_effort: int = 4,
+    books: Path | None = None,
 ) -> Iterator[tuple[str, Speakers]]:
     """Serve bundles; gives the service's URL and what speaks."""
     bundles = [load_bundle(str(folder)) for folder in folders]
     speakers = Speakers({bundle.name: Synthesizer(bundle) for bundle in bundles}, most_effort, 400)
     for speaker in speakers.speakers.values():
         speaker.warm_up()
-    with served(make_app(Desk.open(speakers, limits or Limits()), rules or Rules())) as url:
+    with served(make_app(Desk.open(speakers, limits or Limits()), rules or Rules(), books)) as url:
         yield url, speakers

@@ -159,11 +159,16 @@ def _check_layout(path: str | os.PathLike[str], slices: dict, strings: dict[str,
 
 
 def default_voice_folder() -> Path:
-    """Return the folder of the user's own voices: `$LLASA_HOME/voices` or one in the user's data."""
-    if home := os.environ.get("LLASA_HOME"):
-        return Path(home) / "voices"
+    """Return the folder of the user's own voices."""
+    return home() / "voices"
+
+
+def home() -> Path:
+    """Return the folder of what is the user's own: `$LLASA_HOME`, or one in the user's data."""
+    if chosen := os.environ.get("LLASA_HOME"):
+        return Path(chosen)
     data = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA")
-    return Path(data or Path.home() / ".local" / "share") / "llasa" / "voices"
+    return Path(data or Path.home() / ".local" / "share") / "llasa"
 
 
 class VoiceStore:

@@ -60,9 +60,9 @@ def pronunciations() -> dict[str, str]:
     """Return the user's own, checked one by one so that an error can name the file."""
     from llasa import config
     from llasa.text.phones import Phonemizer
-    from llasa.voice import default_voice_folder
+    from llasa.voice import home
 
-    path: Path = default_voice_folder().parent / "words.toml"
+    path: Path = home() / "words.toml"
     words = config.strings(path) if path.is_file() else {}
     try:
         Phonemizer({}, None, words)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from llasa.longform.book import Book
     from llasa.longform.reading import Read, Reading
     from llasa.longform.script import Line
-    from llasa.longform.subtitles import Cue
 
 EPILOG = examples(
     "llasa read book.epub -o book.m4b",
@@ -76,7 +75,7 @@ def _bound(
     book: "Book", script: "list[Line]", reading: "Reading", redo: str | None, output: Path, lufs: float,
     json: bool,
 ) -> None:  # fmt: skip
-    from llasa.longform.audiobook import bind
+    from llasa.longform.audiobook import publish
     from llasa.provenance import provenance
 
     again = _numbers(redo, script[-1].number, "Reading --redo")
@@ -85,8 +84,7 @@ def _bound(
         raise ConfigError(f"Reading --redo: {found}. See --lines.")
     said = list(tracked(reading.lines(script, again), "Reading"))
     made = provenance(reading.synthesizer.bundle.name, reading.voice.name if reading.voice else None)
-    cues = bind(output, book, said, made, lufs)
-    report = _report(output, said, cues)
+    report = publish(output, book, said, made, lufs)
     emit(report) if json else _tell(report, said)
 
 
@@ -132,22 +130,6 @@ def _list(script: "Sequence[Line]", kept: set[int], json: bool) -> None:
         speaker = f" [{one.voice}]" if one.voice else ""
         print(f"{one.number:6} {'*' if one.number in kept else ' '} {one.chapter + 1:3}{speaker} {one.text}")
     note(f"{len(script)} lines, {len(kept)} of them said (*).")
-
-
-def _report(output: Path, said: "Sequence[Read]", cues: "Sequence[Cue]") -> dict[str, Any]:
-    from llasa.audio import replace_file
-    from llasa.longform.subtitles import FORMATS, subtitles
-
-    files = {form: output.with_suffix(f".{form}") for form in FORMATS}
-    for form, path in files.items():
-        replace_file(path.resolve(), subtitles(cues, form).encode())
-    return {
-        "output": str(output), "duration_s": round(cues[-1].end_s, 3), "lines": len(said),
-        "subtitles": {form: str(path) for form, path in files.items()},
-        "doubtful": [{"number": one.number, "text": one.line.text, "value": one.value,
-                      "missed": [word.text or f"+{word.heard}" for word in one.missed],
-                      "warnings": list(one.warnings)} for one in said if one.missed or one.warnings],
-    }  # fmt: skip
 
 
 def _tell(report: dict[str, Any], said: "Sequence[Read]") -> None:

@@ -185,7 +185,7 @@ def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None
     import uvicorn  # pyright: ignore[reportMissingImports]
 
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="off",
+        app, log_level="warning", access_log=False, server_header=False,
         ws="websockets-sansio", ws_max_size=MOST_MESSAGE, limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip

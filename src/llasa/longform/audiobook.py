@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from llasa.audio import BOOK_FORMATS, Encoder, check_target, loudness
+from llasa.audio import BOOK_FORMATS, Encoder, check_target, loudness, replace_file
 from llasa.core import Audio, Word
 from llasa.errors import ConfigError, InputError
 from llasa.longform.book import Book
 from llasa.longform.reading import Read
-from llasa.longform.subtitles import Cue
+from llasa.longform.subtitles import FORMATS, Cue, subtitles
 from llasa.provenance import Provenance
 from llasa.seams import join, kept
 from llasa.spoken import EDGE_SILENCE_S
@@ -60,6 +61,30 @@ def bind(
     sounds = (loudness(_chapter(lines), lufs) for lines in chapters)
     _encode(path.resolve(), book, made, marks, rate, sounds)
     return cues
+
+
+def publish(
+    path: Path, book: Book, read: Sequence[Read], made: Provenance, lufs: float = USUAL_LUFS
+) -> dict[str, Any]:
+    """Write the file and, beside it, subtitles in every form; return what became of it.
+
+    Arguments and errors as for `bind`.
+    """
+    cues = bind(path, book, read, made, lufs)
+    files = {form: path.with_suffix(f".{form}") for form in FORMATS}
+    for form, place in files.items():
+        replace_file(place.resolve(), subtitles(cues, form).encode())
+    return {
+        "output": str(path), "duration_s": round(cues[-1].end_s, 3), "lines": len(read),
+        "subtitles": {form: str(place) for form, place in files.items()},
+        "doubtful": [_doubt(one) for one in read if one.missed or one.warnings],
+    }  # fmt: skip
+
+
+def _doubt(one: Read) -> dict[str, Any]:
+    missed = [word.text or f"+{word.heard}" for word in one.missed]
+    found = {"number": one.number, "text": one.line.text, "value": one.value}
+    return found | {"missed": missed, "warnings": list(one.warnings)}
 
 
 def _timed(lines: Sequence[Read], at_s: float) -> tuple[list[Cue], float, int]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -27,6 +28,8 @@ from starlette.requests import HTTPConnection
 
 from llasa.provenance import header
 from llasa.serve.asked import SpeechRequest
+from llasa.serve.books import Books
+from llasa.serve.books_api import add_books
 from llasa.serve.delivery import MEDIA, begun, encoded, events
 from llasa.serve.guard import Guard, Rules
 from llasa.serve.replies import install, refusal
@@ -34,6 +37,7 @@ from llasa.serve.slots import Slots
 from llasa.serve.speaking import Speakers, Speech
 from llasa.serve.text_in import add_text_in
 from llasa.serve.voices_api import add_voices
+from llasa.voice import home
 
 T = TypeVar("T")
 GONE_S = 0.1  # how often it is seen to whether the client still waits
@@ -159,18 +163,22 @@ class _Followed(StreamingResponse):
             await super().__call__(*given)
 
 
-def make_app(desk: Desk, rules: Rules) -> Guard:
+def make_app(desk: Desk, rules: Rules, books: Path | None = None) -> Guard:
     """Return the application.
 
     Args:
-        rules: who may ask.
+        rules: who may ask. books: folder where they are kept; the user's own if None.
     """
     speakers, slots, counted = desk.speakers, desk.slots, desk.counted
-    app = FastAPI(title="llasa", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
+    library = Books(books or home() / "books", desk.speakers, desk.slots, desk.threads)
+    app = FastAPI(
+        title="llasa", lifespan=library.reading, docs_url=None, redoc_url=None
+    )  # those pages load scripts from elsewhere
     install(app)
 
     add_voices(app, speakers)
     add_text_in(app, desk, key_of)
+    add_books(app, library, key_of)
 
     @app.post("/v1/audio/speech", response_class=Response)
     async def speech(request: Request, asked: SpeechRequest) -> Response:

@@ -1,0 +1,291 @@
+"""Books that a service reads: kept in a folder each, so that one that was stopped goes on where it was.
+
+One book is read at a time, oldest first, a line a turn: others speak in between. Must not know: routes.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llasa.audio import replace_file
+from llasa.core import plain
+from llasa.errors import ConfigError, EngineBusy, InputError, LlasaError
+from llasa.longform.audiobook import publish
+from llasa.longform.book import Book, read_book
+from llasa.longform.reading import Read, Reading, numbers_of
+from llasa.longform.script import Line, lines_of
+from llasa.serve.asked import SpeechRequest
+from llasa.serve.slots import Slots
+from llasa.serve.speaking import Speakers, Speech
+
+MOST_BOOKS, MOST_OWN, MOST_LINES = 64, 8, 20_000  # kept in all, by one key, and in a book
+SUFFIXES = (".epub", ".md", ".txt")
+BUSY_S = 1.0  # before a line that found the queue full asks again
+_TICKET, _AGAIN = "ticket.json", "Reading lines again"
+_log = logging.getLogger(__name__)
+
+Status = Literal["queued", "reading", "done", "failed", "cancelled"]
+
+
+class BookRequest(BaseModel):
+    """What is asked of a book, beside its file; fields as of `SpeechRequest`."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str = Field(max_length=200)
+    voice: str | None = Field(None, max_length=64)
+    response_format: Literal["m4b", "m4a", "mp3", "opus", "flac", "wav"] = "m4b"
+    seed: int = Field(0, ge=0, lt=2**63)
+    language: str | None = Field(None, max_length=16, pattern=r"^[A-Za-z-]+$")
+    effort: int = Field(1, ge=1)
+    target: float | None = Field(None, ge=0, le=1)
+
+    def speech(self, voice: str | None, judge: bool) -> SpeechRequest:
+        """Return the same asked of a line."""
+        own = self.model_dump(exclude={"response_format"}, exclude_none=True)
+        return SpeechRequest.model_validate({**own, "input": "a", "voice": voice, "judge": judge})
+
+
+@dataclass
+class Ticket:
+    """A book and what has become of it.
+
+    owner: hash of whose it is. suffix: of its file. redo: lines to be said again. report: of `publish`.
+    """
+
+    id: str
+    owner: str
+    suffix: str
+    asked: BookRequest
+    created: int
+    status: Status = "queued"
+    redo: str | None = None
+    said: int = 0
+    total: int = 0
+    message: str | None = None
+    report: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def told(self) -> dict[str, object]:
+        """Return what its owner may know."""
+        found = {key: self.report[key] for key in ("duration_s", "doubtful") if key in self.report}
+        return {key: plain(value) for key, value in {
+            "id": self.id, "object": "audio.book", "status": self.status, "created_at": self.created,
+            "lines": {"said": self.said, "total": self.total}, "error": self.message,
+            **self.asked.model_dump(exclude_none=True), **found,
+        }.items()}  # fmt: skip
+
+
+class Books:
+    """All books of a service.
+
+    Args:
+        folder: where they are kept; made when the first one comes.
+    """
+
+    def __init__(self, folder: Path, speakers: Speakers, slots: Slots, threads: Executor) -> None:
+        self._folder, self._speakers, self._slots, self._threads = folder, speakers, slots, threads
+        self._tickets = {ticket.id: ticket for ticket in self._found()}
+        self._news = asyncio.Event()
+        self._now: tuple[Ticket, asyncio.Task[None]] | None = None
+
+    def _found(self) -> Iterator[Ticket]:
+        for path in sorted(self._folder.glob(f"*/{_TICKET}")):
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                ticket = Ticket(**{**kept, "asked": BookRequest.model_validate(kept["asked"])})
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                _log.warning("Finding books: %s is damaged (%s) and is passed over.", path, error)
+                continue
+            if ticket.status == "reading":
+                ticket.status = "queued"
+            yield ticket
+
+    def place(self, ticket: Ticket, suffix: str) -> Path:
+        """Return the file of a book as sound or subtitles."""
+        return self._folder / ticket.id / f"book.{suffix}"
+
+    def of(self, key: str) -> list[Ticket]:
+        """Return the books of a key, oldest first."""
+        owner = _hashed(key)
+        found = (ticket for ticket in self._tickets.values() if ticket.owner == owner)
+        return sorted(found, key=lambda ticket: ticket.created)
+
+    def find(self, id: str, key: str) -> Ticket | None:
+        """Return a book, None if this key has none of that name."""
+        ticket = self._tickets.get(id)
+        return ticket if ticket is not None and ticket.owner == _hashed(key) else None
+
+    async def add(self, data: bytes, suffix: str, asked: BookRequest, key: str) -> Ticket:
+        """Keep a book to be read.
+
+        Args:
+            data: of its file. suffix: such as ".epub".
+
+        Raises:
+            InputError: it is no book, or too long. ConfigError: what is asked for is not there.
+            EngineBusy: too many are kept.
+        """
+        if len(self._tickets) >= MOST_BOOKS or len(self.of(key)) >= MOST_OWN:
+            found = f"{len(self.of(key))} of yours, {len(self._tickets)} in all"
+            raise EngineBusy(f"Keeping a book: found {found}. Fetch and remove one, then ask again.")
+        ticket = Ticket(secrets.token_hex(12), _hashed(key), suffix, asked, int(time.time()))
+        self._tickets[ticket.id] = ticket
+        try:
+            await asyncio.to_thread(self._keep, ticket, data)
+            _, _, script = await asyncio.to_thread(self._opened, ticket)
+            ticket.total = len(script)
+            self._write(ticket)
+        except BaseException as error:
+            self._drop(ticket)
+            if isinstance(error, InputError | ConfigError):
+                raise type(error)(self._shown(error)) from None
+            raise
+        self._news.set()
+        return ticket
+
+    def _shown(self, error: LlasaError) -> str:
+        """Return what is said of an error, but for the place on this machine."""
+        return str(error).replace(str(self._folder), "books")
+
+    def _keep(self, ticket: Ticket, data: bytes) -> None:
+        if ticket.suffix not in SUFFIXES:
+            found = f"a file whose name ends in '{ticket.suffix[:20]}'"
+            raise InputError(f"Reading the book: found {found}. Send {', '.join(SUFFIXES)}.")
+        (self._folder / ticket.id).mkdir(parents=True)
+        self._source(ticket).write_bytes(data)
+
+    def _source(self, ticket: Ticket) -> Path:
+        return self._folder / ticket.id / f"source{ticket.suffix}"
+
+    def _write(self, ticket: Ticket) -> None:
+        kept = {**vars(ticket), "asked": ticket.asked.model_dump()}
+        replace_file(self._folder / ticket.id / _TICKET, json.dumps(plain(kept)).encode())
+
+    def _drop(self, ticket: Ticket) -> None:
+        self._tickets.pop(ticket.id, None)
+        shutil.rmtree(self._folder / ticket.id, ignore_errors=True)
+
+    def again(self, ticket: Ticket, lines: str | None) -> None:
+        """Say some lines of a book again, as "3,17-20"; without any, only those that are not said yet.
+
+        Raises:
+            ConfigError: no such lines, or it is not read to its end yet.
+        """
+        if ticket.status in ("queued", "reading"):
+            raise ConfigError(f"{_AGAIN}: the book is not read to its end. Wait for that.")
+        if lines is not None:
+            numbers_of(lines, ticket.total, _AGAIN)
+        ticket.redo, ticket.status, ticket.message, ticket.said = lines, "queued", None, 0
+        self._write(ticket)
+        self._news.set()
+
+    async def remove(self, ticket: Ticket) -> None:
+        """Stop reading a book and forget it."""
+        if self._now is not None and self._now[0] is ticket:
+            task = self._now[1]
+            task.cancel()
+            await asyncio.wait([task])
+        await asyncio.to_thread(self._drop, ticket)
+
+    @asynccontextmanager
+    async def reading(self, app: object = None) -> AsyncIterator[None]:
+        """Read books inside; also as the lifespan of an application."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            self._news.clear()
+            waiting = [ticket for ticket in self._tickets.values() if ticket.status == "queued"]
+            for ticket in sorted(waiting, key=lambda one: one.created)[:1]:
+                task = asyncio.create_task(self._follow(ticket))
+                self._now = ticket, task
+                try:
+                    await asyncio.wait([task])
+                finally:
+                    task.cancel()
+                    self._now = None
+            if not waiting:
+                await self._news.wait()
+
+    async def _follow(self, ticket: Ticket) -> None:
+        """Read one; whatever goes wrong is told to its owner."""
+        ticket.status = "reading"
+        try:
+            await self._read(ticket)
+            ticket.status, ticket.redo = "done", None
+        except LlasaError as error:
+            ticket.status, ticket.message = "failed", self._shown(error)
+        except OSError as error:
+            ticket.status, ticket.message = "failed", f"Keeping the book: {error.strerror}. Try it later."
+        except asyncio.CancelledError:
+            ticket.status = "queued"
+            raise
+        if ticket.id in self._tickets:
+            await asyncio.to_thread(self._write, ticket)
+
+    async def _read(self, ticket: Ticket) -> None:
+        book, speech, script = await asyncio.to_thread(self._opened, ticket)
+        again = numbers_of(ticket.redo, len(script), _AGAIN) if ticket.redo else ()
+        said, lines = list[Read](), self._reading(ticket, book, speech).lines(script, again)
+        try:
+            for _ in script:
+                said.append(await self._next(lines, ticket))
+                ticket.said = len(said)
+            made, path = speech.provenance, self.place(ticket, ticket.asked.response_format)
+            ticket.report = await asyncio.to_thread(publish, path, book, said, made)
+        finally:
+            speech.cut()
+
+    async def _next(self, lines: Iterator[Read], ticket: Ticket) -> Read:
+        async with AsyncExitStack() as stack:
+            while True:
+                try:
+                    await stack.enter_async_context(self._slots.slot(ticket.owner))
+                    break
+                except EngineBusy:
+                    await asyncio.sleep(BUSY_S)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, next, lines)
+
+    def _opened(self, ticket: Ticket) -> tuple[Book, Speech, list[Line]]:
+        """Return a book, who reads it and its lines, once all of them can be said."""
+        name = self._speakers.name(ticket.asked.model)
+        judged = self._speakers.speakers[name].bundle.judge is not None
+        speech = self._speakers.begin(ticket.asked.speech(ticket.asked.voice, judged))
+        book = read_book(self._source(ticket))
+        script = lines_of(book, self._language(ticket, book, speech), {})
+        if not 0 < len(script) <= MOST_LINES:
+            raise InputError(f"Reading the book: found {len(script)} lines. Send 1 to {MOST_LINES}.")
+        self._reading(ticket, book, speech).check(script)
+        for voice in {line.voice for line in script if line.voice is not None}:
+            self._speakers.begin(ticket.asked.speech(voice, judged))  # has its speaker's consent
+        return book, speech, script
+
+    def _reading(self, ticket: Ticket, book: Book, speech: Speech) -> Reading:
+        folder, asked, speaker = self._folder / ticket.id / "lines", ticket.asked, speech.speaker
+        language = self._language(ticket, book, speech)
+        voice = speaker.voice(speech.voice)
+        return Reading(speaker, folder, voice, speech.effort, asked.seed, language, {})
+
+    def _language(self, ticket: Ticket, book: Book, speech: Speech) -> str:
+        first = " ".join((book.chapters[0].title, *book.chapters[0].paragraphs))
+        return ticket.asked.language or book.language or speech.speaker.bundle.language(first)
+
+
+def _hashed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
