@@ -1,4 +1,4 @@
-# make say TEXT="..." | make test | make lint | make clean. The first call makes .venv and installs into it.
+# make say TEXT="..." | make test | make lint | make docs | make clean. The first call makes .venv and installs into it.
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 TEXT ?= Hello from a very small model.
@@ -10,7 +10,7 @@ BIN := .venv/bin
 override TEXT := $(value TEXT)
 export TEXT OUT
 
-.PHONY: say test lint clean
+.PHONY: say test lint docs clean
 
 say: .venv/.say
 	@mkdir -p "$$(dirname "$$OUT")"
@@ -24,6 +24,11 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The pages as a site in build/site, without anything from elsewhere.
+docs: .venv/.test
+	$(BIN)/pip install -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf build dist .venv/.say .venv/.test .pytest_cache .ruff_cache .hypothesis .import_linter_cache
