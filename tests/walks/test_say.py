@@ -20,6 +20,7 @@ import soundfile
 from llasa import audio
 from llasa.cli.effort import Wanted
 from llasa.cli.model import Chosen
+from llasa.cli.player import Watched
 from llasa.cli.say import say
 from llasa.manifest import Sampling
 from tests.conftest import Ran, clip
@@ -235,21 +236,64 @@ def test_a_failed_run_leaves_the_old_file(run: Run, tiny_bundle: Path, tmp_path:
     assert (tmp_path / "llasa.wav").read_bytes() == b"old"
 
 
-def test_plays_through_a_program(
+def program(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program of that name where it is found, and hide all others of its kind."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+    (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+
+
+def test_plays_while_it_is_made(run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program(
+        tmp_path,
+        "aplay",
+        f'echo "$@" > {tmp_path}/asked; {shutil.which("cat")} > {tmp_path}/played',
+        monkeypatch,
+    )
+    ran = run("say", "Hello.", "--stream", "--json", "--bundle", tiny_bundle)
+    told = json.loads(ran.out)
+    assert ran.code == 0 and told["first_audio_s"] > 0 and told["underruns"] >= 0
+    assert f"-r {told['sample_rate']} -" in (tmp_path / "asked").read_text()
+    played = np.frombuffer((tmp_path / "played").read_bytes(), "<i2")
+    kept, _ = soundfile.read(tmp_path / "llasa.wav", dtype="int16")
+    assert np.array_equal(played, kept) and len(kept)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("echo no card >&2; exit 1", "no card"), ("exit 3", "ended with 3")]
+)
+def test_a_player_that_fails_is_told_and_the_file_is_kept(
+    run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+):
+    program(tmp_path, "aplay", script, monkeypatch)
+    ran = run("say", "Hello.", "--play", "--bundle", tiny_bundle)
+    assert ran.code == 2 and said in ran.err
+    assert len(soundfile.read(tmp_path / "llasa.wav")[0])
+
+
+def test_without_a_player_nothing_is_made(
     run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "aplay").write_text(f'#!/bin/sh\n{shutil.which("cp")} "$2" "{tmp_path}/played.wav"\n')
-    (programs / "aplay").chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs))
-    assert run("say", "Hello.", "--play", "--bundle", tiny_bundle).code == 0
-    played, kept = (audio.read(tmp_path / name).samples for name in ("played.wav", "llasa.wav"))
-    assert np.array_equal(played, kept)
     monkeypatch.setenv("PATH", "")
-    ran = run("say", "Hello.", "--play", "-o", "other.wav", "--bundle", tiny_bundle)
+    ran = run("say", "Hello.", "--play", "--bundle", tiny_bundle)
     assert ran.code == 2 and "found none of aplay" in ran.err
-    assert not (tmp_path / "other.wav").exists()
+    assert not (tmp_path / "llasa.wav").exists()
+
+
+def test_a_pipe_gets_the_sound_while_it_is_made(tiny_bundle: Path) -> None:
+    ran = real("say", "Hello.", "--stream", "-o", "-", "--bundle", tiny_bundle)
+    assert ran.returncode == 0 and ran.stdout[4:8] == b"\xff\xff\xff\xff"
+    assert ran.stdout.startswith(b"RIFF") and len(ran.stdout) > 2000
+
+
+def test_pieces_that_come_too_late_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 1.4, 3.0, 3.1])  # when it is made, and when each piece comes
+    monkeypatch.setattr("llasa.cli.player.time.perf_counter", lambda: next(clock))
+    watched = Watched(audio.Audio(np.zeros(500, np.float32), 1000) for _ in range(4))
+    assert sum(piece.duration_s for piece in watched) == 2.0
+    assert (watched.first_s, watched.underruns) == (1.0, 1)
 
 
 def test_help_comes_quickly_and_teaches(tmp_path: Path):

@@ -1,11 +1,11 @@
 """`llasa say`: a text to a sound file. Everything that can be refused is refused before a model is loaded."""
 
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,11 +26,13 @@ from llasa.cli.effort import (
     tell_receipt,
 )
 from llasa.cli.model import AdapterOption, Chosen, DtypeOption, EngineOption, LanguageOption
+from llasa.cli.player import Output, Player, Sink, Watched, handed
 from llasa.cli.terminal import BundleOption, CodecOption, JsonOption, emit, examples, note, tracked
 from llasa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from llasa.core import Audio, Voice
+    from llasa.provenance import Provenance
     from llasa.receipt import Receipt
     from llasa.recipe import Effort
     from llasa.spoken import Spoken
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 EPILOG = examples(
     'llasa say "Hello there."',
     "llasa say --file story.txt -o story.mp3 --seed 7",
-    'echo "Hello." | llasa say - -o - | aplay',
+    "llasa say --file story.txt --stream",
+    'echo "Hello." | llasa say - -o - --stream | aplay',
     'llasa say "In my voice." --ref-audio me.wav --ref-text "What I say in it."',
     'llasa say "Calmly." --temperature 0.5 --set top_k=50',
     'llasa say "Every word counts." --effort 8 --receipt',
@@ -50,12 +53,6 @@ EPILOG = examples(
     """Your own pronunciations: lines like  ada = "EY D AH"  in words.toml, beside your folder of voices.""",
 )
 STDIO = "-"
-PLAYERS = {
-    "aplay": ("-q",),
-    "paplay": (),
-    "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error"),
-    "afplay": (),
-}
 
 
 def say(
@@ -79,7 +76,9 @@ def say(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other sampling field.")
     ] = None,
-    play: Annotated[bool, typer.Option("--play", help="Also play it.")] = False,
+    play: Annotated[
+        bool, typer.Option("--play", "--stream", help="Play it while it is made; with -o -, give it then.")
+    ] = False,
     effort: EffortOption = None,
     judge: JudgeOption = None,
     target: TargetOption = None,
@@ -91,65 +90,92 @@ def say(
     json: JsonOption = False,
 ) -> None:
     """Say a text and write the sound to a file."""
+    from llasa.audio import write
+
     words = _text(text, file)
     wanted = Wanted(effort, judge, target, deadline, style, candidates, receipt, repair)
     wanted.check(output != STDIO)
     chosen = Chosen(bundle, engine, dtype, codec, adapter)
     sampling = _sampling(temperature, top_p, set_ or []) | chosen.sampling
     format = _check_output(output, json)
-    player = _player() if play else None
+    if play and output != STDIO:
+        Player.check()
     recording = _recording(ref_audio, ref_text, voice)
     synthesizer = chosen.opened()
     speaker = (
         _cloned(synthesizer, recording, ref_text or "", language) if recording else synthesizer.voice(voice)
     )
     search = wanted.effort_of(synthesizer) if wanted.judged else None
-    began = time.perf_counter()
-    spoken, repairs = _speak(synthesizer, words, speaker, seed, search, repair, language, sampling)
-    audio = _written(synthesizer.bundle.name, spoken, output, format)
-    report = _report(synthesizer, spoken, audio, output, time.perf_counter() - began)
-    told = synthesizer.receipt(words, spoken, search) if search else None
-    if told:
-        report |= {"receipt": told.to_json(), "repairs": repairs} | wanted.keep(spoken, told, output)
-    _tell(report, told, json)
-    if player:
-        _play(player, audio)
+    began, saying = (
+        time.perf_counter(),
+        _Saying(synthesizer, words, speaker, seed, search, language, sampling),
+    )
+    with _sinks(output, play, saying.tags) as sinks:
+        sounds = Watched(saying.streamed() if play and not repair else saying.whole(repair))
+        audio = handed(sounds, sinks)
+        if output != STDIO:
+            write(output, audio, format, saying.tags)
+        report = _report(synthesizer, saying.spoken, audio, output, time.perf_counter() - began)
+        report |= {"first_audio_s": round(sounds.first_s, 3), "underruns": sounds.underruns} if play else {}
+        told = synthesizer.receipt(words, saying.spoken, search) if search else None
+        if told:
+            kept = wanted.keep(saying.spoken, told, output)
+            report |= {"receipt": told.to_json(), "repairs": saying.repairs} | kept
+        _tell(report, told, json)
 
 
-def _written(bundle: str, spoken: "list[Spoken]", output: str, format: str) -> "Audio":
-    from llasa.audio import encode, write
-    from llasa.provenance import provenance
-    from llasa.spoken import concatenated, voiced
+@dataclass
+class _Saying:
+    """A text being said; `spoken` and `repairs` fill up with what became of it."""
 
-    voice = spoken[0].candidate.utterance.voice
-    made = provenance(bundle, voice.name if voice else None)
-    audio = made.mark(concatenated(voiced(spoken)))
-    if output == STDIO:
-        sys.stdout.buffer.write(encode(audio, format, made.tags))
-        sys.stdout.buffer.flush()
-    else:
-        write(output, audio, format, made.tags)
-    return audio
+    synthesizer: "Synthesizer"
+    words: str
+    voice: "Voice | None"
+    seed: int
+    search: "Effort | None"
+    language: str | None
+    sampling: dict[str, Any]
+    spoken: "list[Spoken]" = field(default_factory=list)
+    repairs: list[dict[str, object]] = field(default_factory=list)
+
+    @cached_property
+    def _made(self) -> "Provenance":
+        from llasa.provenance import provenance
+
+        return provenance(self.synthesizer.bundle.name, self.voice.name if self.voice else None)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the file says of itself."""
+        return self._made.tags
+
+    def streamed(self) -> "Iterator[Audio]":
+        """Yield the sound while it is made."""
+        with nullcontext(1) if self.search is None else shown(self.search) as effort:
+            how = (self.words, self.voice, self.seed, effort, self.language, self.spoken.append)
+            yield from map(self._made.mark, self.synthesizer.stream(*how, **self.sampling))
+
+    def whole(self, repair: bool) -> "Iterator[Audio]":
+        """Yield the sound once it is made, repaired if that is asked for."""
+        from llasa.spoken import concatenated, voiced
+
+        with nullcontext(1) if self.search is None else shown(self.search) as effort:
+            how = (self.words, self.voice, self.seed, effort, self.language)
+            said = self.synthesizer.speak(*how, **self.sampling)
+            self.spoken += tracked(said, "Speaking") if self.search is None else said
+        if repair and self.search:
+            found = repaired(self.synthesizer, self.spoken, self.search, self.seed, self.sampling)
+            self.spoken[:], self.repairs[:] = found
+        yield self._made.mark(concatenated(voiced(self.spoken)))
 
 
-def _speak(
-    synthesizer: "Synthesizer",
-    words: str,
-    voice: "Voice | None",
-    seed: int,
-    search: "Effort | None",
-    repair: bool,
-    language: str | None,
-    sampling: dict[str, Any],
-) -> "tuple[list[Spoken], list[dict[str, object]]]":
-    """Return the segments, said, and what was repaired."""
-    if search is None:
-        return list(
-            tracked(synthesizer.speak(words, voice, seed, language=language, **sampling), "Speaking")
-        ), []
-    with shown(search) as watched:
-        spoken = list(synthesizer.speak(words, voice, seed, watched, language, **sampling))
-    return repaired(synthesizer, spoken, search, seed, sampling) if repair else (spoken, [])
+@contextmanager
+def _sinks(output: str, play: bool, tags: dict[str, str]) -> "Iterator[list[Sink]]":
+    """Give what takes the sound besides a file, and close it."""
+    sinks: list[Sink] = [Output(tags, whole=not play)] if output == STDIO else [Player()] if play else []
+    yield sinks
+    for sink in sinks:
+        sink.close()
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -261,25 +287,3 @@ def _tell(report: dict[str, object], receipt: "Receipt | None", json: bool) -> N
     note(f"{report['duration_s']} s of speech in {report['elapsed_s']} s, {voice}, seed {report['seed']}")
     if report["output"] != STDIO:
         print(report["output"])
-
-
-def _player() -> list[str]:
-    for name, options in PLAYERS.items():
-        if path := shutil.which(name):
-            return [path, *options]
-    raise ConfigError(f"Playing: found none of {', '.join(PLAYERS)}. Install one, or leave out --play.")
-
-
-def _play(player: list[str], audio: "Audio") -> None:
-    from llasa.audio import write
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "speech.wav"
-        write(path, audio)
-        try:
-            ended = subprocess.run([*player, str(path)], capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise ConfigError(f"Playing with {player[0]}: {error.strerror}. Leave out --play.") from error
-    if ended.returncode:
-        found = ended.stderr.strip().splitlines()[-1:] or [f"it ended with {ended.returncode}"]
-        raise ConfigError(f"Playing with {player[0]}: {found[0]}. Check the sound card, or leave out --play.")
