@@ -1,4 +1,4 @@
-# make say TEXT="..." | make test | make lint | make docs | make clean. The first call makes .venv and installs into it.
+# make say TEXT="..." | make test | make lint | make docs | make release-check | make clean. The first call makes .venv and installs into it.
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 TEXT ?= Hello from a very small model.
@@ -10,7 +10,7 @@ BIN := .venv/bin
 override TEXT := $(value TEXT)
 export TEXT OUT
 
-.PHONY: say test lint docs clean
+.PHONY: say test lint docs release-check clean
 
 say: .venv/.say
 	@mkdir -p "$$(dirname "$$OUT")"
@@ -29,6 +29,10 @@ lint: .venv/.test
 docs: .venv/.test
 	$(BIN)/pip install -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# Builds the wheel and lives through its life in a fresh environment.
+release-check:
+	PYTHON=$(PYTHON) tests/release.sh
 
 clean:
 	rm -rf build dist .venv/.say .venv/.test .pytest_cache .ruff_cache .hypothesis .import_linter_cache
