@@ -3,7 +3,7 @@
 #   tests/release.sh [FOLDER]    where the wheel goes; build/release if not given
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-build/release}
+out=$(realpath -m "${1:-build/release}")
 work=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -35,7 +35,7 @@ export LLASA_HOME="$work/home"
 [ "$(stat -c %s said.wav)" -gt 20000 ]
 
 say "serving a request"
-pip install -c "$OLDPWD/constraints.txt" "$OLDPWD/$wheel[serve]"
+pip install -c "$OLDPWD/constraints.txt" "$wheel[serve]"
 "$work/venv/bin/llasa" serve --port 0 2> served.log &
 server=$!
 for _ in $(seq 120); do
