@@ -7,9 +7,9 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,14 +29,14 @@ from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import MEDIA, begun, encoded, events
 from llasa.serve.guard import Guard, Rules
 from llasa.serve.replies import install, refusal
-from llasa.serve.slots import Slots
+from llasa.serve.slots import Place, Slots
 from llasa.serve.speaking import Speakers, Speech
 from llasa.serve.text_in import add_text_in
 from llasa.serve.voices_api import add_voices
 
 T = TypeVar("T")
-GONE_S = 0.1  # how often it is seen to whether the client still waits
 MOST_RECEIPTS = 1000
+READERS = 4  # sounds that are decoded at once, each in a process of its own
 CLOSED = 499  # nginx's: nobody reads it
 
 
@@ -46,10 +46,11 @@ class Gone(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """speaking: requests at once. waiting: more, before they are refused."""
+    """speaking: requests at once. waiting: more, before they are refused. keys: that share the queue."""
 
     speaking: int = 8
     waiting: int = 64
+    keys: int = 1
 
 
 class _Counted:
@@ -92,11 +93,12 @@ class Desk:
     threads: Executor
     counted: _Counted
     receipts: Receipts = field(default_factory=Receipts)
+    readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
 
     @classmethod
     def open(cls, speakers: Speakers, limits: Limits) -> "Desk":
         """Return one over loaded speakers."""
-        slots = Slots(limits.speaking, limits.waiting)
+        slots = Slots(limits.speaking, limits.waiting, limits.keys)
         threads = ThreadPoolExecutor(limits.speaking + 1, "llasa-speech")
         return cls(speakers, slots, threads, _Counted(slots))
 
@@ -107,18 +109,24 @@ class Desk:
             Gone: the client is. LlasaError: it cannot be followed, or nothing came of it.
         """
         began, id, key = time.monotonic(), secrets.token_hex(12), key_of(request)
-        speech = await asyncio.to_thread(self.speakers.begin, asked)
+        self.slots.check(key)  # before any work
+        speech = await while_there(request, self.begin(asked))
         stack = AsyncExitStack()
         stack.callback(speech.cut)
         try:
-            await while_there(request, stack.enter_async_context(self.slots.slot(key)))
+            place = await while_there(request, stack.enter_async_context(self.slots.slot(key)))
             data = await while_there(request, begun(await self._bytes(speech)))
         except BaseException as error:
             self.counted.ended.labels("gone" if isinstance(error, Gone) else type(error).__name__).inc()
             await stack.aclose()
             raise
         self.counted.first_s.observe(time.monotonic() - began)
-        return _Followed(self._told(data, speech, id, key), stack, **_heads(asked, speech, id))
+        return _Followed(self._told(data, speech, place, id, key), stack, **_heads(asked, speech, id))
+
+    async def begin(self, asked: SpeechRequest) -> Speech:
+        """Return a request's speech, see `Speakers.begin`; those with a sound of their own wait for a reader."""
+        async with self.readers if asked.ref_audio is not None else nullcontext():
+            return await asyncio.to_thread(self.speakers.begin, asked)
 
     async def _bytes(self, speech: Speech) -> AsyncIterator[bytes]:
         asked = speech.asked
@@ -127,15 +135,16 @@ class Desk:
         return encoded(sounds, asked.response_format, asked.sample_rate, streams, self.threads)
 
     async def _told(
-        self, data: AsyncIterator[bytes], speech: Speech, id: str, key: str
-    ) -> AsyncIterator[bytes]:
+        self, data: AsyncIterator[bytes], speech: Speech, place: Place, id: str, key: str
+    ) -> AsyncGenerator[bytes]:
         """Yield the bytes, in the form that was asked for, and do what is to be done at the end."""
         if speech.asked.stream_format == "sse":
             data = events(data, lambda: _usage(speech))
         how = "cut"
         try:
             async for piece in data:
-                yield piece
+                async with place.lent():
+                    yield piece
             how = "said"
             if receipt := await asyncio.to_thread(speech.receipt):
                 self.receipts.keep(id, key, receipt)
@@ -147,13 +156,13 @@ class Desk:
 class _Followed(StreamingResponse):
     """A stream that closes what it holds, however it ends, also before it began."""
 
-    def __init__(self, content: AsyncIterator[bytes], stack: AsyncExitStack, **options: Any) -> None:
+    def __init__(self, content: AsyncGenerator[bytes], stack: AsyncExitStack, **options: Any) -> None:
         super().__init__(content, **options)
-        self._stack = stack
+        self._content, self._stack = content, stack
 
     async def __call__(self, *given: Any) -> None:
         """Send it."""
-        async with self._stack:
+        async with self._stack, aclosing(self._content):
             await super().__call__(*given)
 
 
@@ -167,7 +176,7 @@ def make_app(desk: Desk, rules: Rules) -> Guard:
     app = FastAPI(title="llasa", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
     install(app)
 
-    add_voices(app, speakers)
+    add_voices(app, speakers, desk.readers)
     add_text_in(app, desk, key_of)
 
     @app.post("/v1/audio/speech", response_class=Response)
@@ -210,19 +219,27 @@ def make_app(desk: Desk, rules: Rules) -> Guard:
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:
     """Return what some work gives; Gone if the client hangs up before, and the work is cancelled."""
-    task = asyncio.ensure_future(work)
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
-        while not (await asyncio.wait([task], timeout=GONE_S))[0]:
-            if await request.is_disconnected():
-                raise Gone
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Gone
         return task.result()
     finally:
-        task.cancel()
+        gone.cancel()
+        if task.cancel():  # what it holds is given back before anything else happens
+            await asyncio.wait((task,))
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def key_of(request: HTTPConnection) -> str:
     """Return whose turn a request takes: its key's, or else its address's."""
-    return request.headers.get("authorization") or (request.client.host if request.client else "")
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    return given or (request.client.host if request.client else "")
 
 
 def _names(speakers: Speakers) -> list[str]:

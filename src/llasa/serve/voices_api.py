@@ -14,8 +14,11 @@ from llasa.serve.speaking import Speakers
 from llasa.voice import MAX_S, MIN_S, VoiceStore, create
 
 
-def add_voices(app: FastAPI, speakers: Speakers) -> None:
-    """Give an application the routes of voices; those of the first bundle, and the user's own."""
+def add_voices(app: FastAPI, speakers: Speakers, readers: asyncio.Semaphore) -> None:
+    """Give an application the routes of voices; those of the first bundle, and the user's own.
+
+    readers: how many sounds are read at once.
+    """
     bundle = next(iter(speakers.speakers.values())).bundle
     store: VoiceStore = bundle.voices
 
@@ -36,7 +39,8 @@ def add_voices(app: FastAPI, speakers: Speakers) -> None:
             return refusal(413, "a sound that is too large", f"Send {MOST_SOUND} bytes at most", "too_large")
         if name in await asyncio.to_thread(store.names):
             return refusal(409, f"a voice of the name '{name}' already", "Choose another", "exists", "name")
-        sound = await asyncio.to_thread(read_apart, data, MIN_S, MAX_S)
+        async with readers:
+            sound = await asyncio.to_thread(read_apart, data, MIN_S, MAX_S)
         voice = await asyncio.to_thread(create, name, sound, text, bundle.codec, "uploaded", consent)
         await asyncio.to_thread(store.add, voice)
         return JSONResponse(_told(name), 201)
