@@ -1,12 +1,13 @@
-"""A speech service whose engine takes a fixed time a step and whose codes are planted: what it must say is known.
+"""A speech service whose engine takes a fixed time a step and whose sound is known.
 
-`python -m tests.paced FOLDER [STEP_MS] [LIMITS...]` serves it as `llasa serve` does, in a process of its own.
+`python -m tests.paced STEP_MS [SPEAKING [WAITING]]` serves it as `llasa serve` does, in a process of its own.
 """
 
 import asyncio
 import os
 import random
-import shutil
+import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -34,9 +36,11 @@ from llasa.serve.guard import Rules
 from llasa.serve.speaking import Speakers
 from llasa.serve.speech_api import Desk, Limits, make_app
 from llasa.synthesizer import Synthesizer
+from tests.crowd import Ask, asked
 from tests.judging import served
 
 MOST_CHARACTERS, MOST_EFFORT = 4096, 4
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass
@@ -115,7 +119,7 @@ def _no_head() -> Head:
 
 
 class PlantedSound:
-    """A codec that decodes to steps as high as the codes, whatever the window; encodes as the real one does."""
+    """A codec that decodes to steps as high as the codes, whatever the window; encodes as the real one."""
 
     sample_rate, hop_length = 8000, 160
 
@@ -159,6 +163,16 @@ class Live:
             "temporary": len(os.listdir(tempfile.gettempdir())),
         }
 
+    def settled(self, before: dict[str, int], within_s: float = 5.0) -> dict[str, tuple[int, int]]:
+        """Return what is held beyond `before`, once nothing is or after a while; threads are kept."""
+        until = time.monotonic() + within_s
+        while more := {name: (before[name], n) for name, n in self.held().items() if n > before[name]}:
+            more.pop("threads", None)
+            if not more or time.monotonic() > until:
+                return more
+            time.sleep(0.02)
+        return {}
+
     def expected(self, **asked: Any) -> bytes:
         """Return the bytes that a request is answered with."""
         speech = self.desk.speakers.begin(_asked(asked))
@@ -183,13 +197,31 @@ def paced(
     desk = desk_of(bundle, limits or Limits())
     app, loops = make_app(desk, rules or Rules()), list[asyncio.AbstractEventLoop]()
 
-    async def noticed(*given: Any) -> None:
+    async def noticed(scope: Any, receive: Any, send: Any) -> None:
         if not loops:
             loops.append(asyncio.get_running_loop())
-        await app(*given)
+        await app(scope, receive, send)
 
-    with served(noticed) as url:
+    with tempfile.TemporaryDirectory() as own, served(noticed) as url, patch("tempfile.tempdir", own):
+        asked(url, Ask(path="/health", method="GET"))  # the loop is known then
         yield Live(url, desk, bundle, paced, loops)
+
+
+@contextmanager
+def process(*limits: str, step_ms: float = 2.0, keys: str = "") -> Iterator[tuple[str, psutil.Process]]:
+    """Serve planted sound in a process of its own, as the command does; gives the URL and the process."""
+    command = [sys.executable, "-m", "tests.paced", str(step_ms), *limits]
+    own = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"LLASA_KEY": keys}
+    )
+    assert own.stderr is not None
+    try:
+        while not (found := re.search(r"http://\S+:\d+", line := own.stderr.readline())):
+            assert line, "the service did not start"
+        yield found[0], psutil.Process(own.pid)
+    finally:
+        own.kill()
+        own.wait()
 
 
 def desk_of(bundle: Bundle, limits: Limits) -> Desk:
@@ -197,3 +229,22 @@ def desk_of(bundle: Bundle, limits: Limits) -> Desk:
     speaker = Synthesizer(bundle)
     speaker.warm_up()
     return Desk.open(Speakers({bundle.name: speaker}, MOST_EFFORT, MOST_CHARACTERS), limits)
+
+
+def main() -> None:
+    """Serve until a signal."""
+    from llasa.cli.serve import SPEECH_KEY, _listening, _rules, _run_speech
+    from tests.conftest import build_tiny_bundle
+
+    step_ms, speaking, waiting = (*map(float, sys.argv[1:]), 8, 64)[:3]
+    rules = _rules("127.0.0.1", [], SPEECH_KEY)
+    limits = Limits(int(speaking), int(waiting), max(len((rules.key or "").split()), 1))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LLASA_HOME"] = folder
+        bundle = paced_bundle(build_tiny_bundle(Path(folder) / "tiny"), PacedEngine(step_ms / 1000))
+        with _listening("127.0.0.1", 0) as listener:
+            _run_speech(desk_of(bundle, limits), listener, rules, None)
+
+
+if __name__ == "__main__":
+    main()

@@ -94,12 +94,11 @@ class Socket(_Watched, WebSocketsSansIOProtocol):
 
 def server(app: Any, log_level: str = "warning") -> uvicorn.Server:
     """Return a server of an application, not yet started."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app, log_level=log_level, access_log=False, server_header=False, lifespan="off", http=Connection,
-            ws=Socket, ws_max_size=MOST_MESSAGE, timeout_graceful_shutdown=DRAIN_S,
-        )  # fmt: skip
-    )
+    config = uvicorn.Config(
+        app, log_level=log_level, access_log=False, server_header=False, lifespan="off", http=Connection,
+        ws=Socket, ws_max_size=MOST_MESSAGE, timeout_graceful_shutdown=DRAIN_S,
+    )  # fmt: skip
+    return uvicorn.Server(config)
 
 
 def listening(host: str, port: int) -> socket.socket:

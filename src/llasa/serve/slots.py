@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 from llasa.errors import EngineBusy
 
-
 PATIENCE_S = 0.3  # that a client may take to read before somebody else has the place
 
 
@@ -109,7 +108,7 @@ class Place:
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[None]:
-        """Wait for a client inside: if it takes long, others speak, and this one goes on before those who wait."""
+        """Wait for a client inside: if it takes long, others speak, and this one goes on first."""
         timer = asyncio.get_running_loop().call_later(PATIENCE_S, self.leave)
         try:
             yield

@@ -28,7 +28,7 @@ from starlette.requests import HTTPConnection
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import MEDIA, begun, encoded, events
 from llasa.serve.guard import Guard, Rules
-from llasa.serve.replies import install, refusal
+from llasa.serve.replies import Refused, install, refusal
 from llasa.serve.slots import Place, Slots
 from llasa.serve.speaking import Speakers, Speech
 from llasa.serve.text_in import add_text_in
@@ -38,6 +38,14 @@ T = TypeVar("T")
 MOST_RECEIPTS = 1000
 READERS = 4  # sounds that are decoded at once, each in a process of its own
 CLOSED = 499  # nginx's: nobody reads it
+_METRICS: dict[int | str, dict[str, Any]] = {200: {"description": "", "content": {"text/plain": {}}}}
+_SOUND: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The sound, or events that hold it.",
+        "content": {media: {} for media in (*MEDIA.values(), "text/event-stream")},
+    },
+    502: {"model": Refused, "description": "The language model or a scorer failed."},
+}
 
 
 class Gone(Exception):
@@ -124,7 +132,7 @@ class Desk:
         return _Followed(self._told(data, speech, place, id, key), stack, **_heads(asked, speech, id))
 
     async def begin(self, asked: SpeechRequest) -> Speech:
-        """Return a request's speech, see `Speakers.begin`; those with a sound of their own wait for a reader."""
+        """Return a request's speech, see `Speakers.begin`; a sound of its own waits for a reader."""
         async with self.readers if asked.ref_audio is not None else nullcontext():
             return await asyncio.to_thread(self.speakers.begin, asked)
 
@@ -174,12 +182,12 @@ def make_app(desk: Desk, rules: Rules) -> Guard:
     """
     speakers, slots, counted = desk.speakers, desk.slots, desk.counted
     app = FastAPI(title="llasa", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
-    install(app)
+    install(app, bool(rules.key))
 
     add_voices(app, speakers, desk.readers)
     add_text_in(app, desk, key_of)
 
-    @app.post("/v1/audio/speech", response_class=Response)
+    @app.post("/v1/audio/speech", response_class=Response, responses=_SOUND)
     async def speech(request: Request, asked: SpeechRequest) -> Response:
         try:
             return await desk.answer(request, asked)
@@ -210,7 +218,7 @@ def make_app(desk: Desk, rules: Rules) -> Guard:
     async def health() -> dict[str, object]:
         return {"status": "ok", "speaking": slots.taken, "waiting": slots.waiting}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=_METRICS)
     async def metrics() -> Response:
         return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -1,17 +1,34 @@
 """Voices as a service: what there is, made from a sound, removed. Must not know: engines, sockets."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Form, UploadFile
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 
 from llasa.audio.apart import read_apart
 from llasa.errors import ConfigError
 from llasa.serve.asked import MOST_SOUND
-from llasa.serve.replies import refusal
+from llasa.serve.replies import Refused, refusal
 from llasa.serve.speaking import Speakers
 from llasa.voice import MAX_S, MIN_S, VoiceStore, create
+
+
+class Made(BaseModel):
+    """A voice, as it is told."""
+
+    id: str
+    name: str
+    object: Literal["audio.voice"]
+
+
+_LINK = {"operationId": "remove_voice", "parameters": {"name": "$response.body#/name"}}
+_MADE: dict[int | str, dict[str, Any]] = {
+    201: {"description": "The voice is made.", "links": {"remove": _LINK}},
+    409: {"model": Refused, "description": "There is a voice of that name."},
+    502: {"model": Refused, "description": "The voice could not be made."},
+}
 
 
 def add_voices(app: FastAPI, speakers: Speakers, readers: asyncio.Semaphore) -> None:
@@ -27,7 +44,7 @@ def add_voices(app: FastAPI, speakers: Speakers, readers: asyncio.Semaphore) -> 
         found = [_told(name) for name in await asyncio.to_thread(store.names)]
         return {"object": "list", "voices": found, "data": found}  # some clients read one, some the other
 
-    @app.post("/v1/audio/voices", status_code=201)
+    @app.post("/v1/audio/voices", status_code=201, response_model=Made, responses=_MADE)
     async def add(
         audio_sample: UploadFile,
         name: Annotated[str, Form(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")],
@@ -45,7 +62,7 @@ def add_voices(app: FastAPI, speakers: Speakers, readers: asyncio.Semaphore) -> 
         await asyncio.to_thread(store.add, voice)
         return JSONResponse(_told(name), 201)
 
-    @app.delete("/v1/audio/voices/{name}")
+    @app.delete("/v1/audio/voices/{name}", operation_id="remove_voice")
     async def remove(name: str) -> Response:
         if name not in await asyncio.to_thread(store.names):
             return refusal(404, "no such voice", "See /v1/audio/voices", "voice_not_found", "name")
