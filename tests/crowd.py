@@ -5,8 +5,8 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +18,8 @@ class Ask:
     """A request. body: fields of JSON beside the model, bytes, or None for GET.
 
     after: bytes of the answer after which the client vanishes, None for never; 0 is before the first.
-    reset: whether it vanishes with RST. byte_s: what it waits for between single bytes that it reads.
+    reset: whether it vanishes with RST. byte_s: what it waits for between single bytes that it reads, and
+    stay_s, how long it does so.
     """
 
     body: dict[str, Any] | bytes | None = None
@@ -28,14 +29,15 @@ class Ask:
     after: int | None = None
     reset: bool = False
     byte_s: float | None = None
+    stay_s: float = 60.0
 
     def lines(self, host: str) -> bytes:
         """Return what is sent."""
         body = self.body if isinstance(self.body, bytes) else b""
         if isinstance(self.body, dict):
             body = json.dumps({"model": "tts-1"} | self.body).encode()
-        heads = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body))}
-        heads |= {"Connection": "close"} | self.heads
+        heads = {"Host": host, "Content-Type": "application/json", "Connection": "close"}
+        heads |= ({} if self.body is None else {"Content-Length": str(len(body))}) | self.heads
         told = "".join(f"{name}: {value}\r\n" for name, value in heads.items())
         return f"{self.method} {self.path} HTTP/1.1\r\n{told}\r\n".encode() + body
 
@@ -44,7 +46,7 @@ class Ask:
 class Answer:
     """What came. status: 0 if nothing. whole: whether it came to the end that it announced.
 
-    first_s, took_s: to the first byte of the body, and to the last.
+    first_s, took_s: to the first byte of the body, and to the last. cut: by RST.
     """
 
     status: int
@@ -53,6 +55,7 @@ class Answer:
     whole: bool
     first_s: float
     took_s: float
+    cut: bool = False
 
 
 async def ask(
@@ -61,36 +64,46 @@ async def ask(
     ready: Callable[[], Awaitable[object]] | None = None,
     left: asyncio.Event | None = None,
 ) -> Answer:
-    """Connect, wait until `ready`, ask, follow the answer as far as the request says, and hang up once `left`."""
+    """Connect, wait until `ready`, ask, follow the answer as far as is said, and leave once `left`."""
     parts, loop = urlsplit(url), asyncio.get_running_loop()
-    host, port = parts.hostname or "", parts.port or 80
-    data, first = bytearray(), 0.0
+    data, first, cut = bytearray(), 0.0, False
     with socket.socket() as own:
         own.setblocking(False)
         if one.byte_s is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await loop.sock_connect(own, (host, port))
+        await loop.sock_connect(own, (parts.hostname, parts.port))
         if ready is not None:
             await ready()
         began = time.perf_counter()
-        await loop.sock_sendall(own, one.lines(parts.netloc))
         try:
-            while one.after is None or len(data) < one.after:
-                if one.byte_s is not None:
-                    await asyncio.sleep(one.byte_s)
-                piece = await loop.sock_recv(own, 1 if one.byte_s is not None else 1 << 16)
+            await loop.sock_sendall(own, one.lines(parts.netloc))
+            async for piece in _pieces(own, one):
                 data += piece
                 if not first and 0 <= data.find(b"\r\n\r\n") < len(data) - 4:
                     first = time.perf_counter() - began
-                if not piece:
+                if one.after is not None and len(data) >= one.after:
                     break
         except ConnectionError:
-            pass
+            cut = True
         if left is not None:
             await left.wait()
         if one.reset:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    return _answer(bytes(data), first, time.perf_counter() - began)
+    return replace(_answer(bytes(data), first, time.perf_counter() - began), cut=cut)
+
+
+async def _pieces(own: socket.socket, one: Ask) -> AsyncIterator[bytes]:
+    """Yield what comes, an empty piece before anything does."""
+    loop, until = asyncio.get_running_loop(), time.monotonic() + one.stay_s
+    piece = b""
+    yield piece
+    while one.byte_s is None or time.monotonic() < until:
+        if one.byte_s is not None:
+            await asyncio.sleep(one.byte_s)
+        piece = await loop.sock_recv(own, 1 << 16 if one.byte_s is None else 1)
+        if not piece:
+            return
+        yield piece
 
 
 def asked(url: str, one: Ask) -> Answer:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 import os
 import random
 import re
@@ -32,6 +33,7 @@ from llasa.engines.base import Step
 from llasa.engines.head import Head
 from llasa.engines.inflight import LocalRequest
 from llasa.errors import EngineError
+from llasa.serve.connections import Connection
 from llasa.serve.guard import Rules
 from llasa.serve.speaking import Speakers
 from llasa.serve.speech_api import Desk, Limits, make_app
@@ -148,6 +150,7 @@ class Live:
     desk: Desk
     bundle: Bundle
     engine: PacedEngine
+    app: Any
     loops: list[asyncio.AbstractEventLoop] = field(default_factory=list[asyncio.AbstractEventLoop])
 
     def held(self) -> dict[str, int]:
@@ -162,6 +165,12 @@ class Live:
             "children": len(own.children()),
             "temporary": len(os.listdir(tempfile.gettempdir())),
         }
+
+    def unsent(self) -> list[int]:
+        """Return how many bytes wait in each connection."""
+        return [
+            one.transport.get_write_buffer_size() for one in gc.get_objects() if isinstance(one, Connection)
+        ]
 
     def settled(self, before: dict[str, int], within_s: float = 5.0) -> dict[str, tuple[int, int]]:
         """Return what is held beyond `before`, once nothing is or after a while; threads are kept."""
@@ -204,7 +213,7 @@ def paced(
 
     with tempfile.TemporaryDirectory() as own, served(noticed) as url, patch("tempfile.tempdir", own):
         asked(url, Ask(path="/health", method="GET"))  # the loop is known then
-        yield Live(url, desk, bundle, paced, loops)
+        yield Live(url, desk, bundle, paced, app, loops)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ read, and answers in plain text what is no HTTP.
 import asyncio
 import resource
 import socket
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -57,6 +58,9 @@ class _Watched(asyncio.Protocol):
             return
         now = self._stuck()
         if now is not None and now == before:
+            # RST: what the system still holds of it is dropped too
+            own = self.transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
         else:
             self._next = self._loop.call_later(self.look_s, self._look, now)
@@ -90,6 +94,9 @@ class Connection(_Watched, H11Protocol):
 
 class Socket(_Watched, WebSocketsSansIOProtocol):
     """A WebSocket."""
+
+    def _stuck(self) -> object:
+        return super()._stuck() or (None if self.handshake_complete else "handshake")
 
 
 def server(app: Any, log_level: str = "warning") -> uvicorn.Server:
