@@ -44,7 +44,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came. status: 0 if nothing. whole: whether it came to the end that it announced.
+    """What came. status: 0 if none did. whole: whether it came to the end that it announced.
 
     first_s, took_s: to the first byte of the body, and to the last. cut: by RST.
     """
@@ -100,6 +100,8 @@ async def _pieces(own: socket.socket, one: Ask) -> AsyncIterator[bytes]:
     while one.byte_s is None or time.monotonic() < until:
         if one.byte_s is not None:
             await asyncio.sleep(one.byte_s)
+            if own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # though there are bytes left to read
+                raise ConnectionResetError
         piece = await loop.sock_recv(own, 1 << 16 if one.byte_s is None else 1)
         if not piece:
             return
@@ -114,7 +116,7 @@ def asked(url: str, one: Ask) -> Answer:
 def _answer(data: bytes, first_s: float, took_s: float) -> Answer:
     head, found, body = data.partition(b"\r\n\r\n")
     if not found:
-        return Answer(0, {}, b"", False, first_s, took_s)
+        return Answer(int(data[9:12] or 0), {}, b"", False, first_s, took_s)
     status, *lines = head.decode("latin-1").split("\r\n")
     heads = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if heads.get("transfer-encoding") == "chunked":

@@ -65,7 +65,7 @@ def test_slow_readers_hold_up_nobody_and_are_cut(tiny_bundle: Path, monkeypatch:
         before = live.held()
         usual, beside, slow = asyncio.run(dawdlers(live.url, 10, 2.0))
         assert live.settled(before) == {}
-    assert all(one.cut and one.status == 200 and one.took_s < 20 for one in slow)
+    assert all(one.cut and one.took_s < 20 for one in slow), [(one.cut, one.took_s) for one in slow]
     assert sorted(beside)[len(beside) // 2] < 2 * sorted(usual)[len(usual) // 2] + 0.1
 
 
