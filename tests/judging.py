@@ -3,7 +3,6 @@
 `python -m tests.judging PORT [SECONDS]` serves it; each candidate takes SECONDS to judge.
 """
 
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from llasa.errors import ScorerError
 from llasa.judge import Judge, JudgeBlock, Part, PartBlock, Rubric
 from llasa.recognizers.base import TextForm, Transcript
 from llasa.scorers.base import CODES, SOUND
+from llasa.serve.connections import listening, server
 from llasa.serve.guard import Rules
 from llasa.serve.judge_api import make_app
 from llasa.serve.judging import Service
@@ -111,14 +111,14 @@ def service(first: First | None = None) -> Service:
 @contextmanager
 def served(app) -> Iterator[str]:
     """The URL of an application, for as long as the block runs."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio"))
-    thread = Thread(target=server.run, args=([listener],), daemon=True)
+    listener = listening("127.0.0.1", 0)
+    here = server(app, "critical")
+    thread = Thread(target=here.run, args=([listener],), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = server.force_exit = True
+        here.should_exit = here.force_exit = True
         thread.join(5)
         listener.close()
 

@@ -13,17 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from llasa.audio.guarded import read
+from llasa.audio.guarded import check_container, read
 from llasa.core import Audio
 from llasa.errors import InputError
 
 MEMORY, SECONDS = 512 << 20, 10  # beyond what Python itself takes
-_DOING = "Reading the sound that was sent"
+_NAME = "the sound that was sent"
+_DOING = f"Reading {_NAME}"
 _PAGES = Path("/proc/self/statm")
 
 
 def read_apart(data: bytes, min_s: float = 0.25, max_s: float = 60.0) -> Audio:
     """Return a sound file's sound; arguments and errors as for `audio.read`."""
+    check_container(BytesIO(data), _NAME)  # what is no sound at all needs no process
     command = [sys.executable, "-m", __name__, str(min_s), str(max_s)]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=2 * SECONDS, check=False)
@@ -54,7 +56,7 @@ def main() -> None:
     """Read a file from stdin; write one line of JSON, and float32 samples behind it."""
     min_s, max_s = map(float, sys.argv[1:])
     data = BytesIO(sys.stdin.buffer.read())
-    data.name = "the sound that was sent"
+    data.name = _NAME
     _limit()
     try:
         sound = read(data, min_s=min_s, max_s=max_s)

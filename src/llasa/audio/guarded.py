@@ -75,7 +75,7 @@ def _refusal(name: object, reason: str, found: str, todo: str) -> InputError:
 def _read(
     file: BinaryIO, name: object, limits: tuple[float, float], part: tuple[float, float | None]
 ) -> Audio:
-    _check_container(file, name)
+    check_container(file, name)
     file.seek(0)
     try:
         with soundfile.SoundFile(file) as sound:
@@ -89,8 +89,11 @@ def _read(
     return audio
 
 
-def _check_container(file: BinaryIO, name: object) -> None:
-    """Let the decoder see allowed containers only: its rarer parsers (ADPCM) have had memory faults."""
+def check_container(file: BinaryIO, name: object) -> None:
+    """Let the decoder see allowed containers only: its rarer parsers (ADPCM) have had memory faults.
+
+    Raises InputError if `file` is none of them; it then stands anywhere.
+    """
     head = file.read(12)
     if not head:
         raise _refusal(name, "empty", "it is empty", _USE_ANOTHER)

@@ -33,8 +33,6 @@ EPILOG = examples(
 NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
 SPEECH_KEY = "LLASA_KEY"
 SPEECH_PORT, JUDGE_PORT, MOST_REQUESTS, MOST_CANDIDATES = 8000, 8001, 64, 1024
-DRAIN_S, MOST_CONNECTIONS = 10, 512
-MOST_MESSAGE = 16 << 20  # bytes of one over a WebSocket: a sound for a voice may be in it
 
 
 def serve(
@@ -83,14 +81,15 @@ def serve(
         speakers = _speakers(chosen, max_effort, max_characters, consent)
         from llasa.serve.speech_api import Desk, Limits
 
-        desk = Desk.open(speakers, Limits(speaking, waiting or MOST_REQUESTS))
+        keys = len((rules.key or "").split()) + (wyoming is not None)
+        desk = Desk.open(speakers, Limits(speaking, waiting or MOST_REQUESTS, max(keys, 1)))
         _run_speech(desk, listener, rules, wyoming)
 
 
 def _rules(host: str, names: list[str], variable: str) -> "Rules":
     from llasa.serve.guard import LOOPBACK, Rules
 
-    key = os.environ.get(variable) or None
+    key = os.environ.get(variable, "").strip() or None
     if key is None and host not in LOOPBACK:
         found = f"the address {host}, which others reach, and no key"
         raise ConfigError(f"Serving: found {found}. Set {variable} to a long random word.")
@@ -103,9 +102,10 @@ def _in_url(host: str) -> str:
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    from llasa.serve.connections import listening
+
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+        return listening(host, port)
     except OSError as error:
         found = f"the system says: {error.strerror}"
         raise ConfigError(f"Serving on {host}:{port}: {found}. Choose another --host or --port.") from error
@@ -182,23 +182,18 @@ def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None
     import asyncio
     import signal
 
-    import uvicorn  # pyright: ignore[reportMissingImports]
+    from llasa.serve.connections import server
 
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False,
-        ws="websockets-sansio", ws_max_size=MOST_MESSAGE, limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=DRAIN_S,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    serving = server(app)
 
     def ended(task: asyncio.Task[None]) -> None:
-        server.should_exit = True
+        serving.should_exit = True
 
     async def both() -> None:
         other = asyncio.create_task(beside) if beside else None
         if other is not None:
             other.add_done_callback(ended)
-        await server.serve(sockets=[listener])
+        await serving.serve(sockets=[listener])
         if other is not None and not other.cancel() and (error := other.exception()):
             raise ConfigError(f"Serving: {error}. Choose another --wyoming.") from error
 

@@ -32,9 +32,9 @@ class SpeechRequest(BaseModel):
     `deadline` (seconds of search in all) and `judge` (a receipt also of effort 1).
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    model: str = Field(max_length=200)
-    input: str = Field(min_length=1)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+    model: str = Field(max_length=200, examples=["tts-1"])
+    input: str = Field(min_length=1, examples=["Hello there."])
     voice: str | VoiceId | None = None
     instructions: str | None = Field(None, max_length=4096)
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"

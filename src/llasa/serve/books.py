@@ -245,14 +245,14 @@ class Books:
         said, lines = list[Read](), self._reading(ticket, book, speech).lines(script, again)
         try:
             for _ in script:
-                said.append(await self._next(lines, ticket))
+                said.append(await self._next(lines, ticket, speech))
                 ticket.said = len(said)
             made, path = speech.provenance, self.place(ticket, ticket.asked.response_format)
             ticket.report = await asyncio.to_thread(publish, path, book, said, made)
         finally:
             speech.cut()
 
-    async def _next(self, lines: Iterator[Read], ticket: Ticket) -> Read:
+    async def _next(self, lines: Iterator[Read], ticket: Ticket, speech: Speech) -> Read:
         async with AsyncExitStack() as stack:
             while True:
                 try:
@@ -260,7 +260,13 @@ class Books:
                     break
                 except EngineBusy:
                     await asyncio.sleep(BUSY_S)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, next, lines)
+            work = asyncio.get_running_loop().run_in_executor(self._threads, next, lines)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                speech.cut()
+                await asyncio.wait([work])  # it may be writing
+                raise
 
     def _opened(self, ticket: Ticket) -> tuple[Book, Speech, list[Line]]:
         """Return a book, who reads it and its lines, once all of them can be said."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
 
 from llasa.serve.books import BookRequest, Books, Ticket
-from llasa.serve.replies import refusal
+from llasa.serve.replies import problems, refusal
 
 MEDIA = {
     "m4b": "audio/mp4", "m4a": "audio/mp4", "mp3": "audio/mpeg", "opus": "audio/ogg", "flac": "audio/flac",
@@ -52,7 +52,12 @@ def add_books(app: FastAPI, books: Books, key_of: Callable[[HTTPConnection], str
     async def one(ticket: Annotated[Ticket, Depends(own)]) -> dict[str, object]:
         return ticket.told()
 
-    @app.get("/v1/audio/books/{id}/content", response_class=FileResponse)
+    @app.get(
+        "/v1/audio/books/{id}/content",
+        response_class=FileResponse,
+        responses=problems(_409="The book is not read to its end.")
+        | {200: {"content": {media: {} for media in MEDIA.values()}}},
+    )
     async def content(
         ticket: Annotated[Ticket, Depends(own)], form: Literal["sound", "srt", "vtt", "json"] = "sound"
     ) -> Response:

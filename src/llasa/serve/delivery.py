@@ -11,6 +11,7 @@ from llasa.audio import Encoder
 from llasa.core import Audio
 
 T = TypeVar("T")
+MOST_BYTES = 32 << 10  # handed on at once: so much more than its limit may wait in a connection
 MEDIA = {
     "mp3": "audio/mpeg",
     "opus": "audio/ogg",
@@ -50,8 +51,14 @@ async def encoded(
         return next((data for piece in sounds if (data := encoder.push(piece))), None)
 
     async for data in pulled(next_bytes, threads):
-        yield data
-    yield await asyncio.get_running_loop().run_in_executor(threads, encoder.close)
+        for part in _parts(data):
+            yield part
+    for part in _parts(await asyncio.get_running_loop().run_in_executor(threads, encoder.close)):
+        yield part
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + MOST_BYTES] for start in range(0, max(len(data), 1), MOST_BYTES))
 
 
 async def begun(data: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -25,7 +25,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 @dataclass(frozen=True)
 class Rules:
-    """Who may ask. hosts: what the Host header may say, without a port. key: that must be sent, if any.
+    """Who may ask. hosts: what the Host header may say, without a port. key: that must be sent,
+    if any; several, one of them, have white space between them.
 
     largest: bytes of a body. most_held: of all bodies at once. body_s: how long one may take to come.
     """
@@ -42,7 +43,7 @@ class Guard:
 
     def __init__(self, app: App, rules: Rules) -> None:
         self._app, self._rules = app, rules
-        self._key = sha256(rules.key.encode()).digest() if rules.key else None
+        self._keys = [sha256(key.encode()).digest() for key in (rules.key or "").split()]
         self._held = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -76,9 +77,9 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and _site(origin) not in rules.hosts:
             return refusal(403, "a page of another site", "Ask from a program", "origin")
-        if self._key is not None:
-            given = headers.get(b"authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(sha256(given.encode()).digest(), self._key):
+        if self._keys:
+            given = sha256(headers.get(b"authorization", "").removeprefix("Bearer ").encode()).digest()
+            if not sum(hmac.compare_digest(given, key) for key in self._keys):  # all, in the same time
                 return refusal(401, "no key, or a wrong one", "Send it as a bearer token", "key")
         size = headers.get(b"content-length", "0")  # a number: the server sees to that
         return self._too_large() if len(size) > 12 or int(size) > rules.largest else None

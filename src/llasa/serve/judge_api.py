@@ -97,7 +97,7 @@ def make_app(service: Service, rules: Rules, most_items: int = 64, most_waiting:
     app = FastAPI(
         title="llasa judge", docs_url=None, redoc_url=None
     )  # those pages load scripts from elsewhere
-    install(app)
+    install(app, bool(rules.key))
 
     @app.get("/health")
     async def health() -> dict[str, object]:

@@ -7,9 +7,9 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,17 +32,25 @@ from llasa.serve.books import Books
 from llasa.serve.books_api import add_books
 from llasa.serve.delivery import MEDIA, begun, encoded, events
 from llasa.serve.guard import Guard, Rules
-from llasa.serve.replies import install, refusal
-from llasa.serve.slots import Slots
+from llasa.serve.replies import Refused, install, refusal
+from llasa.serve.slots import Place, Slots
 from llasa.serve.speaking import Speakers, Speech
 from llasa.serve.text_in import add_text_in
 from llasa.serve.voices_api import add_voices
 from llasa.voice import home
 
 T = TypeVar("T")
-GONE_S = 0.1  # how often it is seen to whether the client still waits
 MOST_RECEIPTS = 1000
+READERS = 4  # sounds that are decoded at once, each in a process of its own
 CLOSED = 499  # nginx's: nobody reads it
+_METRICS: dict[int | str, dict[str, Any]] = {200: {"description": "", "content": {"text/plain": {}}}}
+_SOUND: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The sound, or events that hold it.",
+        "content": {media: {} for media in (*MEDIA.values(), "text/event-stream")},
+    },
+    502: {"model": Refused, "description": "The language model or a scorer failed."},
+}
 
 
 class Gone(Exception):
@@ -51,10 +59,11 @@ class Gone(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """speaking: requests at once. waiting: more, before they are refused."""
+    """speaking: requests at once. waiting: more, before they are refused. keys: that share the queue."""
 
     speaking: int = 8
     waiting: int = 64
+    keys: int = 1
 
 
 class _Counted:
@@ -97,11 +106,12 @@ class Desk:
     threads: Executor
     counted: _Counted
     receipts: Receipts = field(default_factory=Receipts)
+    readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
 
     @classmethod
     def open(cls, speakers: Speakers, limits: Limits) -> "Desk":
         """Return one over loaded speakers."""
-        slots = Slots(limits.speaking, limits.waiting)
+        slots = Slots(limits.speaking, limits.waiting, limits.keys)
         threads = ThreadPoolExecutor(limits.speaking + 1, "llasa-speech")
         return cls(speakers, slots, threads, _Counted(slots))
 
@@ -112,18 +122,24 @@ class Desk:
             Gone: the client is. LlasaError: it cannot be followed, or nothing came of it.
         """
         began, id, key = time.monotonic(), secrets.token_hex(12), key_of(request)
-        speech = await asyncio.to_thread(self.speakers.begin, asked)
+        self.slots.check(key)  # before any work
+        speech = await while_there(request, self.begin(asked))
         stack = AsyncExitStack()
         stack.callback(speech.cut)
         try:
-            await while_there(request, stack.enter_async_context(self.slots.slot(key)))
+            place = await while_there(request, stack.enter_async_context(self.slots.slot(key)))
             data = await while_there(request, begun(await self._bytes(speech)))
         except BaseException as error:
             self.counted.ended.labels("gone" if isinstance(error, Gone) else type(error).__name__).inc()
             await stack.aclose()
             raise
         self.counted.first_s.observe(time.monotonic() - began)
-        return _Followed(self._told(data, speech, id, key), stack, **_heads(asked, speech, id))
+        return _Followed(self._told(data, speech, place, id, key), stack, **_heads(asked, speech, id))
+
+    async def begin(self, asked: SpeechRequest) -> Speech:
+        """Return a request's speech, see `Speakers.begin`; a sound of its own waits for a reader."""
+        async with self.readers if asked.ref_audio is not None else nullcontext():
+            return await asyncio.to_thread(self.speakers.begin, asked)
 
     async def _bytes(self, speech: Speech) -> AsyncIterator[bytes]:
         asked = speech.asked
@@ -133,15 +149,16 @@ class Desk:
         return encoded(sounds, asked.response_format, asked.sample_rate, streams, self.threads, tags)
 
     async def _told(
-        self, data: AsyncIterator[bytes], speech: Speech, id: str, key: str
-    ) -> AsyncIterator[bytes]:
+        self, data: AsyncIterator[bytes], speech: Speech, place: Place, id: str, key: str
+    ) -> AsyncGenerator[bytes]:
         """Yield the bytes, in the form that was asked for, and do what is to be done at the end."""
         if speech.asked.stream_format == "sse":
             data = events(data, lambda: _usage(speech))
         how = "cut"
         try:
             async for piece in data:
-                yield piece
+                async with place.lent():
+                    yield piece
             how = "said"
             if receipt := await asyncio.to_thread(speech.receipt):
                 self.receipts.keep(id, key, receipt)
@@ -153,13 +170,13 @@ class Desk:
 class _Followed(StreamingResponse):
     """A stream that closes what it holds, however it ends, also before it began."""
 
-    def __init__(self, content: AsyncIterator[bytes], stack: AsyncExitStack, **options: Any) -> None:
+    def __init__(self, content: AsyncGenerator[bytes], stack: AsyncExitStack, **options: Any) -> None:
         super().__init__(content, **options)
-        self._stack = stack
+        self._content, self._stack = content, stack
 
     async def __call__(self, *given: Any) -> None:
         """Send it."""
-        async with self._stack:
+        async with self._stack, aclosing(self._content):
             await super().__call__(*given)
 
 
@@ -174,13 +191,13 @@ def make_app(desk: Desk, rules: Rules, books: Path | None = None) -> Guard:
     app = FastAPI(
         title="llasa", lifespan=library.reading, docs_url=None, redoc_url=None
     )  # those pages load scripts from elsewhere
-    install(app)
+    install(app, bool(rules.key))
 
-    add_voices(app, speakers)
+    add_voices(app, speakers, desk.readers)
     add_text_in(app, desk, key_of)
     add_books(app, library, key_of)
 
-    @app.post("/v1/audio/speech", response_class=Response)
+    @app.post("/v1/audio/speech", response_class=Response, responses=_SOUND)
     async def speech(request: Request, asked: SpeechRequest) -> Response:
         try:
             return await desk.answer(request, asked)
@@ -211,7 +228,7 @@ def make_app(desk: Desk, rules: Rules, books: Path | None = None) -> Guard:
     async def health() -> dict[str, object]:
         return {"status": "ok", "speaking": slots.taken, "waiting": slots.waiting}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=_METRICS)
     async def metrics() -> Response:
         return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -220,19 +237,27 @@ def make_app(desk: Desk, rules: Rules, books: Path | None = None) -> Guard:
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:
     """Return what some work gives; Gone if the client hangs up before, and the work is cancelled."""
-    task = asyncio.ensure_future(work)
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
-        while not (await asyncio.wait([task], timeout=GONE_S))[0]:
-            if await request.is_disconnected():
-                raise Gone
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Gone
         return task.result()
     finally:
-        task.cancel()
+        gone.cancel()
+        if task.cancel():  # what it holds is given back before anything else happens
+            await asyncio.wait((task,))
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def key_of(request: HTTPConnection) -> str:
     """Return whose turn a request takes: its key's, or else its address's."""
-    return request.headers.get("authorization") or (request.client.host if request.client else "")
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    return given or (request.client.host if request.client else "")
 
 
 def _names(speakers: Speakers) -> list[str]:

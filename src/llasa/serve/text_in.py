@@ -71,7 +71,7 @@ class Session:
         asked = self._asked("a")  # what is wrong with it is told now, not at the first sentence
         if asked.stream_format != "audio":
             raise InputError("Speaking: found stream_format. Leave it out: sound comes in binary frames.")
-        speech = await asyncio.to_thread(self._desk.speakers.begin, asked)
+        speech = await self._desk.begin(asked)
         self._voice, self._bundle = speech.voice, speech.speaker.bundle
         for once in ("ref_audio", "ref_text", "consent"):  # the voice is made
             self._config.pop(once, None)
@@ -163,8 +163,8 @@ class Session:
     async def _say(self, text: str, number: int) -> dict[str, object]:
         """Say a sentence and return what else there is to tell of it."""
         desk, asked = self._desk, self._asked(text)
-        async with desk.slots.slot(self._key):
-            self._speech = speech = await asyncio.to_thread(desk.speakers.begin, asked)
+        async with desk.slots.slot(self._key) as place:
+            self._speech = speech = await desk.begin(asked)
             speech.voice = self._voice
             if self._cancelled:
                 return {}
@@ -178,7 +178,8 @@ class Session:
                     if self._cancelled:
                         return {}
                     if piece:
-                        await self._socket.send_bytes(piece)
+                        async with place.lent():
+                            await self._socket.send_bytes(piece)
             finally:
                 speech.cut()
                 desk.counted.codes.inc(speech.codes)

@@ -30,7 +30,7 @@ from llasa.errors import LlasaError
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import pulled
 from llasa.serve.incoming import sentences
-from llasa.serve.slots import Slots
+from llasa.serve.slots import Place, Slots
 from llasa.serve.speaking import Speakers
 
 _OWN = Attribution("llasa", "https://github.com/llasa")
@@ -110,20 +110,21 @@ class Handler(AsyncEventHandler):
         asked = SpeechRequest.model_validate({"model": model, "input": text, "voice": self._voice})
         speech = await asyncio.to_thread(self._speakers.begin, asked)
         try:
-            async with self._slots.slot("wyoming"):
+            async with self._slots.slot("wyoming") as place:
                 loop = asyncio.get_running_loop()
                 sounds = await loop.run_in_executor(self._threads, speech.sounds)
-                await self._send(pulled(partial(next, sounds, None), self._threads))
+                await self._send(pulled(partial(next, sounds, None), self._threads), place)
         finally:
             speech.cut()
 
-    async def _send(self, sounds: AsyncIterator[Audio]) -> None:
+    async def _send(self, sounds: AsyncIterator[Audio], place: Place) -> None:
         async for piece in sounds:
             if not self._rate:
                 self._rate = piece.sample_rate
                 await self.write_event(AudioStart(self._rate, WIDTH, CHANNELS).event())
             data = to_int16(piece.samples).tobytes()
-            await self.write_event(AudioChunk(self._rate, WIDTH, CHANNELS, data).event())
+            async with place.lent():
+                await self.write_event(AudioChunk(self._rate, WIDTH, CHANNELS, data).event())
 
     async def _end(self) -> None:
         if self._rate:
