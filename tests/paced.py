@@ -168,9 +168,8 @@ class Live:
 
     def unsent(self) -> list[int]:
         """Return how many bytes wait in each connection."""
-        return [
-            one.transport.get_write_buffer_size() for one in gc.get_objects() if isinstance(one, Connection)
-        ]
+        every = [one for one in gc.get_objects() if type(one) is Connection]
+        return [one.transport.get_write_buffer_size() for one in every]
 
     def settled(self, before: dict[str, int], within_s: float = 5.0) -> dict[str, tuple[int, int]]:
         """Return what is held beyond `before`, once nothing is or after a while; threads are kept."""

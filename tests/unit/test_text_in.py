@@ -207,3 +207,14 @@ def test_a_sentence_is_sure_once_another_has_begun() -> None:
     assert sentences("It costs 3.5 pounds. So? Or", "en", 99) == (["It costs 3.5 pounds.", "So?"], " Or")
     assert sentences("... ", "en", 99) == ([], "... ")
     assert sentences("\u65e5\u672c\u3002", "en", 99) == ([], "\u65e5\u672c\u3002")
+
+
+@pytest.mark.parametrize("unit", ["7", ".", " ", "\U0001f600", "1.", "A.B.", "a,"])
+def test_time_is_linear_in_a_text(unit: str) -> None:
+    def took(length: int) -> float:
+        text, began = "One. " + (unit * length)[:length] + " Two", time.process_time()
+        sentences(text, "en", 100_000)
+        return time.process_time() - began
+
+    short, long = (min(took(length) for _ in range(3)) for length in (12_500, 50_000))
+    assert long < 2.3**2 * short + 0.05  # twice doubled
