@@ -1,6 +1,7 @@
 """A request's speech: what is made for it, and how it is cut off. Must not know: routes, encodings."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -12,6 +13,7 @@ from llasa.core import Audio, Candidate, Ids, Judged, SamplingParams, Voice
 from llasa.engines.base import Engine, Request
 from llasa.errors import ConfigError, EngineError, InputError
 from llasa.judge import Judge
+from llasa.receipt import Receipt
 from llasa.recipe import Effort
 from llasa.serve.asked import SpeechRequest
 from llasa.spoken import Spoken
@@ -47,10 +49,13 @@ class Line:
 
 
 class OneAtATime:
-    """A judge that requests share: scorers were not made for several threads."""
+    """A judge that requests share: scorers were not made for several threads.
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge, self._lock = judge, Lock()
+    spares: see `Judge.choose`; false judges all by all.
+    """
+
+    def __init__(self, judge: Judge, lock: AbstractContextManager[Any], spares: bool = True) -> None:
+        self._judge, self._lock, self._spares = judge, lock, spares
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._judge, name)
@@ -62,6 +67,8 @@ class OneAtATime:
 
     def choose(self, candidates: list[Candidate], above: float = 0.0) -> list[Judged]:
         """See `Judge.choose`."""
+        if not self._spares:
+            return self.judge(candidates)
         with self._lock:
             return self._judge.choose(candidates, above)
 
@@ -70,6 +77,7 @@ class OneAtATime:
 class Speech:
     """One request being followed. `sounds` may be iterated once, by one thread; `cut` by any.
 
+    effort: how it is searched for, or, where one candidate is all, judged afterwards; None: not judged.
     codes: drawn ids of the candidates that are heard.
     """
 
@@ -83,10 +91,16 @@ class Speech:
     def sounds(self) -> Iterator[Audio]:
         """Return the sound, piece by piece; what can be refused is refused before this returns."""
         asked = self.asked
+        searched = self.effort if asked.effort > 1 and self.effort else 1
         made = self.speaker.stream(
-            asked.input, self.voice, asked.seed, self.effort or 1, asked.language, self.spoken.append,
+            asked.input,
+            self.voice,
+            asked.seed,
+            searched,
+            asked.language,
+            self.spoken.append,
             **asked.sampling,
-        )  # fmt: skip
+        )
         return made if asked.speed == 1 else _at(asked.speed, made)
 
     def cut(self) -> None:
@@ -98,11 +112,16 @@ class Speech:
         """How many codes are heard."""
         return sum(len(one.candidate.codes) for one in self.spoken)
 
-    def receipt(self) -> dict[str, object] | None:
+    def told(self) -> Receipt | None:
         """Return what was heard of the text, once all is said; None if it was not judged."""
         if self.effort is None or not self.spoken:
             return None
-        return self.speaker.receipt(self.asked.input, self.spoken, self.effort).to_json()
+        return self.speaker.receipt(self.asked.input, self.spoken, self.effort)
+
+    def receipt(self) -> dict[str, object] | None:
+        """Return `told` as plain values."""
+        receipt = self.told()
+        return receipt.to_json() if receipt else None
 
 
 def _at(speed: float, sounds: Iterator[Audio]) -> Iterator[Audio]:
@@ -125,7 +144,7 @@ class Speakers:
     def __init__(self, speakers: Mapping[str, Synthesizer], most_effort: int, most_characters: int) -> None:
         self.speakers = dict(speakers)
         self.most_effort, self.most_characters = most_effort, most_characters
-        self._judges: dict[str, OneAtATime] = {}
+        self._judges: dict[str, tuple[Judge, AbstractContextManager[Any]]] = {}
         self._lock = Lock()
 
     def name(self, model: str) -> str:
@@ -141,8 +160,11 @@ class Speakers:
         known = ", ".join((*self.speakers, *self.ALIASES))
         raise ConfigError(f"Choosing a model: found {model[:80]!r}. Models here: {known}.")
 
-    def begin(self, asked: SpeechRequest) -> Speech:
+    def begin(self, asked: SpeechRequest, spares: bool = True) -> Speech:
         """Return a request's speech, begun with nothing yet.
+
+        Args:
+            spares: whether the judge spares dear parts what cannot win; not for who looks at all candidates.
 
         Raises:
             ConfigError: no such model or voice, or more effort than is allowed.
@@ -158,16 +180,16 @@ class Speakers:
         whole = self.speakers[name]
         line = Line(whole.bundle.engine)
         own = Synthesizer(whole.bundle.with_engine(line))
-        return Speech(asked, own, line, self._effort(asked, name), self._voice(asked, whole))
+        return Speech(asked, own, line, self._effort(asked, name, spares), self._voice(asked, whole))
 
-    def _effort(self, asked: SpeechRequest, name: str) -> Effort | None:
+    def _effort(self, asked: SpeechRequest, name: str, spares: bool) -> Effort | None:
         if asked.effort == 1 and not asked.judge:
             return None
         speaker = self.speakers[name]
         with self._lock:
             if name not in self._judges:
-                self._judges[name] = OneAtATime(speaker.effort(1).judge)
-        judge: Any = self._judges[name]
+                self._judges[name] = speaker.effort(1).judge, Lock()
+        judge: Any = OneAtATime(*self._judges[name], spares)
         return speaker.effort(asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge)
 
     def _voice(self, asked: SpeechRequest, speaker: Synthesizer) -> Voice | None:

@@ -23,11 +23,10 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from starlette.requests import HTTPConnection
 
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import MEDIA, begun, encoded, events
-from llasa.serve.guard import Guard, Rules
+from llasa.serve.guard import App, Guard, Rules, key_of
 from llasa.serve.replies import install, refusal
 from llasa.serve.slots import Slots
 from llasa.serve.speaking import Speakers, Speech
@@ -157,13 +156,13 @@ class _Followed(StreamingResponse):
             await super().__call__(*given)
 
 
-def make_app(desk: Desk, rules: Rules) -> Guard:
+def make_app(desk: Desk, rules: Rules, page: App | None = None) -> Guard:
     """Return the application.
 
     Args:
-        rules: who may ask.
+        rules: who may ask. page: what answers at `/`, and wherever the API does not.
     """
-    speakers, slots, counted = desk.speakers, desk.slots, desk.counted
+    speakers = desk.speakers
     app = FastAPI(title="llasa", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
     install(app)
 
@@ -196,16 +195,21 @@ def make_app(desk: Desk, rules: Rules) -> Guard:
             return JSONResponse(_model(name))
         return refusal(404, "no such model", "See /v1/models", "model_not_found", "model")
 
+    _add_signs(app, desk)
+    if page is not None:
+        app.mount("/", page)
+    return Guard(app, rules)
+
+
+def _add_signs(app: FastAPI, desk: Desk) -> None:
     @app.get("/health")
     @app.get("/ready")
     async def health() -> dict[str, object]:
-        return {"status": "ok", "speaking": slots.taken, "waiting": slots.waiting}
+        return {"status": "ok", "speaking": desk.slots.taken, "waiting": desk.slots.waiting}
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return Guard(app, rules)
+        return Response(generate_latest(desk.counted.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:
@@ -218,11 +222,6 @@ async def while_there(request: Request, work: Awaitable[T]) -> T:
         return task.result()
     finally:
         task.cancel()
-
-
-def key_of(request: HTTPConnection) -> str:
-    """Return whose turn a request takes: its key's, or else its address's."""
-    return request.headers.get("authorization") or (request.client.host if request.client else "")
 
 
 def _names(speakers: Speakers) -> list[str]:
