@@ -73,6 +73,11 @@ def theme() -> Any:
     )  # fmt: skip
 
 
+def _html(value: str = "") -> Any:
+    """Return a piece of the page that looks as studio.css says."""
+    return gr.HTML(value, apply_default_css=False)
+
+
 class Form:
     """The page's fields over a desk. To be made inside `gradio.Blocks`."""
 
@@ -80,7 +85,7 @@ class Form:
         self._desk, self._takes = desk, takes
         self._running: dict[str, Take] = {}  # by Gradio's session: one page speaks once at a time
         self._bundles = {name: one.bundle for name, one in desk.speakers.speakers.items()}
-        gr.HTML(TOP)
+        _html(TOP)
         self._history = gr.State([])
         self._parts = gr.State([])
         with gr.Row(elem_id="st-columns"):
@@ -150,12 +155,12 @@ class Form:
                 info="Who speaks, and that they agree. It is kept with the voice.",
             )  # fmt: skip
             self.make = gr.Button("Make the voice")
-            self.made = gr.HTML()
+            self.made = _html()
 
     def _stage(self) -> None:
-        self.status = gr.HTML(telling.status(None))
-        self.player = gr.HTML(EMPTY, elem_id="st-player")
-        self.result = gr.HTML(elem_id="st-result")
+        self.status = _html(telling.status(None))
+        self.player = _html(EMPTY)
+        self.result = _html()
         self.past = gr.Radio([], label="Earlier in this session", visible=False, elem_id="st-past")
 
     def _wire(self) -> None:

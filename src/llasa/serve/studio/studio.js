@@ -21,7 +21,7 @@
 
   function length(sound) {
     const seek = document.querySelector(`[data-seek="${sound.id}"]`);
-    return seek ? Number(seek.max) : Number.isFinite(sound.duration) ? sound.duration : 0;
+    return seek ? Number(seek.max) : Number.isFinite(sound.duration) && !sound.dataset.live ? sound.duration : 0;
   }
 
   function show(sound) {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llasa.serve.speech_api import Desk
 
 MOST_TAKES, MOST_SAMPLES = 200, 64 << 20  # samples of all takes together, 256 MB
-LIVE, LIVE_RATE = "mp3", 24_000
+LIVE, LIVE_RATE = "wav", 24_000  # browsers begin to play an mp3 only once they have 32 kB of it
 NEWS_S = 1.0  # how often a follower is woken though nothing happened, to see whether he is still there
 
 

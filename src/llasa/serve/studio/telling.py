@@ -4,8 +4,9 @@ Must not know: routes, how a take is made.
 """
 
 import base64
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from llasa.audio import FORMATS
 from llasa.core import Word
 from llasa.data.report import template_of
-from llasa.serve.studio.attempts import Best, best_after, why
+from llasa.serve.studio.attempts import Attempt, Best, best_after, why
 from llasa.serve.studio.sketch import COLUMNS, outline, spectrogram
 from llasa.serve.studio.takes import Take
 from llasa.serve.studio.words import error_rate, marks
@@ -64,7 +65,9 @@ def result(take: Take) -> str:
         counts=_counts(words),
         facts=_facts(take, words),
         formats=FORMATS,
-        told=[(part, tried, why(tried) if tried else "") for part, tried in _by_segment(take)],
+        told=[
+            (part, _telling_first(tried), why(tried) if tried else "") for part, tried in _by_segment(take)
+        ],
         few=FEW,
         plots=plots(best_after(take.tried)),
     )
@@ -98,9 +101,10 @@ def _plot(
     name: str, most: int, rows: Sequence[tuple[int, float]], own: Sequence[tuple[int, float]], form: str
 ) -> Plot:
     every = [value for _, value in (*rows, *own)]
-    low, high = min(every), max(every)
-    room = max((high - low) * 0.15, 0.02 * max(abs(high), 1.0))
-    low, high = max(0.0, low - room), high + room
+    low, high = (min(every), max(every)) if own else (0.0, max(max(every), 10.0))
+    room = max((high - low) * 0.12, 0.01)
+    marks = list({form.format(value): value for value in (low, (low + high) / 2, high)}.items())
+    low, high = low - room, high + room
 
     def x(count: float) -> float:
         return round(LEFT + (count - 1) / (most - 1) * (WIDTH - LEFT - 12), 1)
@@ -111,7 +115,7 @@ def _plot(
     steps = f"M{x(rows[0][0])} {y(rows[0][1])}" + "".join(f"H{x(n)}V{y(value)}" for n, value in rows[1:])
     every_th = max(1, -(-most // 8))
     across = tuple((x(n), str(n)) for n in range(1, most + 1) if (n - 1) % every_th == 0)
-    up = tuple((y(value), form.format(value)) for value in (low + room, (low + high) / 2, high - room))
+    up = tuple((y(value), label) for label, value in marks)
     words = "; ".join(f"{n}: {form.format(value)}" for n, value in rows)
     return Plot(name, steps, tuple((x(n), y(value)) for n, value in own), across, up, words)
 
@@ -119,6 +123,18 @@ def _plot(
 def _by_segment(take: Take) -> list[tuple[Any, list[Any]]]:
     tried = take.tried or [[] for _ in take.parts]
     return list(zip(take.parts, tried, strict=True))
+
+
+def _telling_first(tried: Sequence[Attempt]) -> list[Attempt]:
+    """Return the same with the scores first in which candidates differ most."""
+    values = defaultdict[str, list[float]](list)
+    for one in tried:
+        for part in one.graded:
+            values[part.name].append(part.value)
+    spread = {name: max(some) - min(some) for name, some in values.items()}
+    return [
+        replace(one, graded=tuple(sorted(one.graded, key=lambda part: -spread[part.name]))) for one in tried
+    ]
 
 
 def _counts(words: Sequence[Word]) -> dict[str, int]:
