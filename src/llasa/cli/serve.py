@@ -34,7 +34,7 @@ EPILOG = examples(
 NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
 SPEECH_KEY = "LLASA_KEY"
 SPEECH_PORT, JUDGE_PORT, MOST_REQUESTS, MOST_CANDIDATES = 8000, 8001, 64, 1024
-DRAIN_S, MOST_CONNECTIONS = 10, 512
+DRAIN_S, MOST_CONNECTIONS, WATCHED_S = 10, 512, 0.2
 MOST_MESSAGE = 16 << 20  # bytes of one over a WebSocket: a sound for a voice may be in it
 
 
@@ -208,7 +208,7 @@ def _run(
         other = asyncio.create_task(beside) if beside else None
         if other is not None:
             other.add_done_callback(ended)
-        async with _kept(page):
+        async with _kept(page, server):
             await server.serve(sockets=[listener])
         if other is not None and not other.cancel() and (error := other.exception()):
             raise ConfigError(f"Serving: {error}. Choose another --wyoming.") from error
@@ -220,8 +220,11 @@ def _run(
 
 
 @asynccontextmanager
-async def _kept(page: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
-    """Run the page beside the block; if it cannot be loaded that is told, and the block goes on."""
+async def _kept(page: Coroutine[Any, Any, None] | None, server: Any) -> AsyncIterator[None]:
+    """Run the page beside the block; if it cannot be loaded that is told, and the block goes on.
+
+    It ends as soon as the server is asked to: the server waits for connections, and a page keeps some open.
+    """
     import asyncio
 
     def ended(task: asyncio.Task[None]) -> None:
@@ -229,12 +232,20 @@ async def _kept(page: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
             found = f"{type(error).__name__}: {error}"
             note(f"Without its page. Loading it: {found}. Mend it with: pip install 'llasa[studio]'")
 
-    task = asyncio.create_task(page) if page else None
-    if task is not None:
-        task.add_done_callback(ended)
+    async def watch(task: asyncio.Task[None]) -> None:
+        while not server.should_exit:
+            await asyncio.sleep(WATCHED_S)
+        task.cancel()
+
+    if page is None:
+        yield
+        return
+    task = asyncio.create_task(page)
+    task.add_done_callback(ended)
+    watcher = asyncio.create_task(watch(task))
     try:
         yield
     finally:
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+        task.cancel()
+        watcher.cancel()
+        await asyncio.wait({task, watcher})

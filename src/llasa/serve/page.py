@@ -4,7 +4,6 @@ Gradio takes seconds to load, so it is loaded beside a service that already answ
 """
 
 import asyncio
-import logging
 import os
 import shutil
 import tempfile
@@ -32,7 +31,6 @@ WAIT = (
     "<title>llasa</title>"
     '<p style="font:18px/1.5 system-ui;margin:20vh auto;text-align:center">The page is being loaded…</p>'
 )
-_log = logging.getLogger(__name__)
 
 
 class Studio:
@@ -53,14 +51,17 @@ class Studio:
             app = await asyncio.to_thread(_made, self._desk, folder)
             async with app.router.lifespan_context(app):
                 self._app = Gate(app, folder)
-                await asyncio.get_running_loop().create_future()
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    app.routes[-1].app.stop_event.set()  # Gradio's: open pages hang on to it
         finally:
             self._app = None
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _made(desk: "Desk", folder: Path) -> Any:
-    """Return Gradio's application with the page and the routes of its sounds."""
+    """Return an application of the page and of the routes of its sounds; the last route is Gradio's."""
     # Read when Gradio is loaded and when it keeps a file: it asks no other host, and writes nowhere else.
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
     import gradio  # pyright: ignore[reportMissingImports]
@@ -73,7 +74,7 @@ def _made(desk: "Desk", folder: Path) -> Any:
     with gradio.Blocks(
         title="llasa studio", analytics_enabled=False, fill_width=True, delete_cache=(SWEPT_S, KEPT_S)
     ) as blocks:
-        Form(desk, takes)
+        Form(desk, takes, blocks)
     # Slots say who may speak; this only bounds what Gradio holds for them.
     blocks.queue(
         api_open=False, max_size=desk.slots.count + desk.slots.most_waiting, default_concurrency_limit=None

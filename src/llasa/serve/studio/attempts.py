@@ -116,12 +116,13 @@ def why(tried: Sequence[Attempt]) -> str:
     others = [one for one in tried if not one.won and one.status == "scored"]
     if won.status != "scored":
         return f"Candidate {won.number} is spoken, though no candidate passed: {won.reason}."
-    told = f"Candidate {won.number} won with {won.value:.2f}"
     if not others:
         rest = "it was the only one" if len(tried) == 1 else f"the other {len(tried) - 1} were ruled out"
-        return f"{told}: {rest}."
+        return f"Candidate {won.number} won with {won.value:.2f}: {rest}."
     second = max(others, key=lambda one: one.value or 0.0)
-    told += f"; next is candidate {second.number} with {second.value:.2f}."
+    values = [one.value or 0.0 for one in (won, second)]
+    first, next_one = (f"{value:.{2 if values[0] - values[1] >= 0.01 else 4}f}" for value in values)
+    told = f"Candidate {won.number} won with {first}; next is candidate {second.number} with {next_one}."
     ahead, behind = _apart(won, second)
     told += f" It is ahead most in {ahead}." if ahead else ""
     return told + (f" The other is better in {behind}." if behind else "")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
+from gradio import themes  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
 from pydantic import ValidationError
 
 from llasa.bundle import Bundle
@@ -35,16 +36,16 @@ EMPTY = """<div class="st-empty"><p>Nothing said yet</p><p>Type a text and press
 With more effort, several candidates are judged and the best is kept.</p></div>"""
 CONSENT = "I am the speaker, or the speaker has agreed to this voice being made and used here."
 TEXT_FILES = [".epub", ".md", ".markdown", ".txt"]
-OWN = {"api_visibility": "private", "show_progress": "hidden"}
+OWN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def theme() -> Any:
     """Return the page's theme, of fonts that are there; colours as in studio.css."""
-    teal = gr.themes.Color(
+    teal = themes.Color(
         "#eef7f5", "#d5ebe8", "#aed8d3", "#7fc0b9", "#4ea49c", "#2a8780", "#0b6660", "#09534e", "#083f3c",
         "#062c2a", "#041c1b", name="teal",
     )  # fmt: skip
-    ours = gr.themes.Base(
+    ours = themes.Base(
         primary_hue=teal, secondary_hue=teal, neutral_hue="stone", radius_size="lg",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
@@ -79,9 +80,9 @@ def _html(value: str = "") -> Any:
 
 
 class Form:
-    """The page's fields over a desk. To be made inside `gradio.Blocks`."""
+    """The page's fields over a desk. To be made inside the blocks."""
 
-    def __init__(self, desk: "Desk", takes: Takes) -> None:
+    def __init__(self, desk: "Desk", takes: Takes, blocks: gr.Blocks) -> None:
         self._desk, self._takes = desk, takes
         self._running: dict[str, Take] = {}  # by Gradio's session: one page speaks once at a time
         self._bundles = {name: one.bundle for name, one in desk.speakers.speakers.items()}
@@ -94,7 +95,7 @@ class Form:
                 self._voice_form()
             with gr.Column(scale=7, elem_id="st-stage"):
                 self._stage()
-        self._wire()
+        self._wire(blocks)
 
     def _compose(self) -> None:
         names, first = list(self._bundles), next(iter(self._bundles.values()))
@@ -163,14 +164,14 @@ class Form:
         self.result = _html()
         self.past = gr.Radio([], label="Earlier in this session", visible=False, elem_id="st-past")
 
-    def _wire(self) -> None:
+    def _wire(self, blocks: gr.Blocks) -> None:
         asked = [
             self.text, self.model, self.voice, self.effort, self.seed, self.temperature, self.target,
             self.language, self._history,
         ]  # fmt: skip
         told = [self.status, self.player, self.result, self.stop, self.past, self._history]
         self.speak.click(self._speak, asked, told, concurrency_limit=None, **OWN)
-        self.stop.click(self._stop, None, None, queue=False, **OWN)
+        self.stop.click(self._stop, None, None, concurrency_limit=None, **OWN)
         self.past.input(self._again, self.past, told, **OWN)
         self.file.upload(self._open, self.file, [self.text, self.part, self._parts, self.status], **OWN)
         self.part.input(
@@ -180,9 +181,8 @@ class Form:
         self.model.input(self._choose, self.model, chosen, **OWN)
         given = [self.model, self.recording, self.said, self.name, self.agreed, self.consent]
         self.make.click(self._make, given, [self.made, self.voice, *given[1:]], **OWN)
-        page = gr.context.Context.root_block
-        page.load(self._greet, self.model, self.voice, **OWN)
-        page.unload(self._leave)
+        blocks.load(self._greet, self.model, self.voice, **OWN)
+        blocks.unload(self._leave)
 
     async def _speak(
         self, text: str, model: str, voice: str | None, effort: int, seed: int | None,
@@ -253,17 +253,13 @@ class Form:
         bundle = self._bundles[self._desk.speakers.name(model)]
         usual = temperature == bundle.manifest.sampling.temperature
         try:
-            return SpeechRequest(
-                model=model, input=text, voice=voice or None, effort=int(effort), seed=int(seed or 0),
-                temperature=None if usual else temperature, target=target if effort > 1 else None,
-                language=language or None, judge=bundle.judge is not None,
-            )  # fmt: skip
-        except (ValidationError, TypeError) as error:
-            first = (
-                error.errors()[0]
-                if isinstance(error, ValidationError)
-                else {"loc": [], "msg": "a wrong kind"}
-            )
+            return SpeechRequest.model_validate({
+                "model": model, "input": text, "voice": voice or None, "effort": effort, "seed": seed or 0,
+                "temperature": None if usual else temperature, "target": target if effort != 1 else None,
+                "language": language or None, "judge": bundle.judge is not None,
+            })  # fmt: skip
+        except ValidationError as error:
+            first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise ConfigError(f"Reading the form: {place}: {first['msg']}. Correct it.") from None
 
@@ -378,4 +374,5 @@ def _message(error: Exception) -> str:
 
 
 def _owner(request: gr.Request) -> str:
-    return key_of(request.request)
+    asked: Any = request.request
+    return key_of(asked)

@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastapi import FastAPI, Request
@@ -43,7 +43,7 @@ def add_studio(app: FastAPI, desk: "Desk", takes: Takes) -> None:
     async def file(name: str, kind: str) -> Response:
         if (media := FILES.get(f"{name}.{kind}")) is None:
             return _none("such file")
-        text = resources.files(__package__).joinpath(f"{name}.{kind}").read_text(encoding="utf-8")
+        text = Path(__file__).with_name(f"{name}.{kind}").read_text(encoding="utf-8")
         return Response(text, media_type=media, headers={"Cache-Control": "no-cache"})
 
 

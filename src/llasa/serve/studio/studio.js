@@ -107,6 +107,9 @@
     if (sound.dataset.live && !sound.dataset.begun) {
       sound.dataset.begun = "1";
       sound.play().catch(() => {});
+      const stage = at("st-stage");  // on a phone it is below what one has written
+      if (stage && stage.getBoundingClientRect().top > innerHeight * 0.7)
+        stage.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     }
   }
 
