@@ -192,7 +192,44 @@ def test_a_key_is_asked_for_everywhere(tiny_bundle: Path) -> None:
             "/v1/receipts/a",
             "/openapi.json",
         ):
-            assert answered(url, path)[0] == 401
+            status, heads, _ = answered(url, path)
+            assert status == 401 and heads["www-authenticate"].startswith("Basic ")
+
+
+def test_a_browser_may_send_the_key_as_a_password(tiny_bundle: Path) -> None:
+    logins = {
+        "anybody:s3cret": 200,
+        "s3cret:": 401,
+        "a:S3cret": 401,
+        "a:s3cret:": 401,
+        "s3cret": 401,
+        "": 401,
+    }
+    with speaking(tiny_bundle, rules=Rules(key="s3cret")) as (url, _):
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+        for login, status in logins.items():
+            told = f"Basic {base64.b64encode(login.encode()).decode()}"
+            connection.request("GET", "/health", headers={"Authorization": told})
+            answer = connection.getresponse()
+            assert (answer.read(), answer.status)[1] == status, login
+        for broken in ("Basic", "Basic !!", "Basic gIA="):
+            connection.request("GET", "/health", headers={"Authorization": broken})
+            answer = connection.getresponse()
+            assert (answer.read(), answer.status)[1] == 401, broken
+        connection.close()
+
+
+def test_another_sites_page_may_link_here_and_no_more(tiny_bundle: Path) -> None:
+    with speaking(tiny_bundle) as (url, _):
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+        for site, mode, status in (
+            ("none", "navigate", 200), ("same-origin", "cors", 200), ("cross-site", "navigate", 200),
+            ("cross-site", "no-cors", 403), ("same-site", "cors", 403),
+        ):  # fmt: skip
+            connection.request("GET", "/health", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode})
+            answer = connection.getresponse()
+            assert (answer.read(), answer.status)[1] == status, (site, mode)
+        connection.close()
 
 
 def posted(url: str, path: str, fields: dict[str, str], file: bytes) -> tuple[int, Any]:

@@ -37,7 +37,8 @@ EXTRAS = {
     "eval": "recognisers and measures that judges and the recipes use",
     "gguf": "the llama.cpp engine, and export to GGUF",
     "whisper": "faster-whisper, a quicker Whisper for judges",
-    "serve": "nothing yet: for a server to come",
+    "serve": "llasa serve: the speech API, a judge as a service",
+    "studio": "the page of llasa serve",
     "ray": "nothing yet: for clusters to come",
     "dev": "what the tests and checks of this package need",
 }

@@ -66,7 +66,8 @@ def _made(desk: "Desk", folder: Path) -> Any:
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
     import gradio  # pyright: ignore[reportMissingImports]
 
-    from llasa.serve.studio.form import Form, theme
+    from llasa.serve.studio.form import Form
+    from llasa.serve.studio.theme import theme
 
     app, takes = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), Takes()
     install(app)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
-from gradio import themes  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
 from pydantic import ValidationError
 
 from llasa.bundle import Bundle
@@ -37,41 +36,6 @@ With more effort, several candidates are judged and the best is kept.</p></div>"
 CONSENT = "I am the speaker, or the speaker has agreed to this voice being made and used here."
 TEXT_FILES = [".epub", ".md", ".markdown", ".txt"]
 OWN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-
-def theme() -> Any:
-    """Return the page's theme, of fonts that are there; colours as in studio.css."""
-    teal = themes.Color(
-        "#eef7f5", "#d5ebe8", "#aed8d3", "#7fc0b9", "#4ea49c", "#2a8780", "#0b6660", "#09534e", "#083f3c",
-        "#062c2a", "#041c1b", name="teal",
-    )  # fmt: skip
-    ours = themes.Base(
-        primary_hue=teal, secondary_hue=teal, neutral_hue="stone", radius_size="lg",
-        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
-        font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
-    )  # fmt: skip
-    return ours.set(
-        body_background_fill="#f8f6f1", body_background_fill_dark="#16181b", body_text_color="#1c1f24",
-        body_text_color_dark="#e9e7e2", body_text_color_subdued="#5b626d",
-        body_text_color_subdued_dark="#a2a8b0",
-        background_fill_primary="#fffefb", background_fill_primary_dark="#1d2024",
-        background_fill_secondary="#f8f6f1", background_fill_secondary_dark="#16181b",
-        border_color_primary="#e2dfd8", border_color_primary_dark="#33373c",
-        block_background_fill="transparent", block_background_fill_dark="transparent",
-        block_border_width="0px",
-        block_border_width_dark="0px", block_padding="0px", block_label_text_color="#1c1f24",
-        block_label_text_color_dark="#e9e7e2", block_title_text_color="#1c1f24",
-        block_title_text_color_dark="#e9e7e2", block_title_text_weight="600", block_info_text_color="#5b626d",
-        block_info_text_color_dark="#a2a8b0", input_background_fill="#ffffff",
-        input_background_fill_dark="#16181b", input_border_color="#cfcac0", input_border_color_dark="#454a50",
-        input_border_width="1px", slider_color="#0b6660", slider_color_dark="#63cdc2",
-        button_primary_background_fill="#0b6660", button_primary_background_fill_hover="#09534e",
-        button_primary_background_fill_dark="#63cdc2", button_primary_background_fill_hover_dark="#8adbd2",
-        button_primary_text_color="#ffffff", button_primary_text_color_dark="#0d1a19",
-        button_secondary_background_fill="#ffffff", button_secondary_background_fill_dark="#1d2024",
-        button_secondary_border_color="#cfcac0", button_secondary_border_color_dark="#454a50",
-        button_border_width="1px",
-    )  # fmt: skip
 
 
 def _html(value: str = "") -> Any:
@@ -129,9 +93,9 @@ class Form:
             0, 2, value=bundle.manifest.sampling.temperature, step=0.05, label="Temperature",
             info="Low is steady, high is lively and errs more.",
         )  # fmt: skip
-        self.target = gr.Number(
-            None, label="Target", minimum=0, maximum=1, step=0.01,
-            info="Stop searching at a candidate of this value, 0 to 1. Empty: draw them all.",
+        self.target = gr.Slider(
+            0, 1, value=1, step=0.01, label="Target",
+            info="Stop searching at a candidate of this value. 1 draws them all.",
         )  # fmt: skip
         choices = [("As the text suggests", ""), *((one, one) for one in languages)]
         self.language = gr.Dropdown(choices, value="", label="Language", visible=len(languages) > 1)
@@ -141,6 +105,7 @@ class Form:
             self.recording = gr.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
+                elem_id="st-recording",
                 label="Recording",
                 buttons=[],
                 editable=False,
@@ -186,7 +151,7 @@ class Form:
 
     async def _speak(
         self, text: str, model: str, voice: str | None, effort: int, seed: int | None,
-        temperature: float, target: float | None, language: str, history: list[tuple[str, str]],
+        temperature: float, target: float, language: str, history: list[tuple[str, str]],
         request: gr.Request,
     ) -> AsyncIterator[Updates]:  # fmt: skip
         """Say a text, telling the page what happens."""
@@ -246,7 +211,7 @@ class Form:
 
     def _asked(
         self, text: str, model: str, voice: str | None, effort: int, seed: int | None, temperature: float,
-        target: float | None, language: str,
+        target: float, language: str,
     ) -> SpeechRequest:  # fmt: skip
         if not (text or "").strip():
             raise InputError("Speaking: found no text. Type one, or open a file.")
@@ -255,8 +220,8 @@ class Form:
         try:
             return SpeechRequest.model_validate({
                 "model": model, "input": text, "voice": voice or None, "effort": effort, "seed": seed or 0,
-                "temperature": None if usual else temperature, "target": target if effort != 1 else None,
-                "language": language or None, "judge": bundle.judge is not None,
+                "temperature": None if usual else temperature, "language": language or None,
+                "target": target if effort != 1 and target != 1 else None, "judge": bundle.judge is not None,
             })  # fmt: skip
         except ValidationError as error:
             first = error.errors()[0]

@@ -107,12 +107,14 @@ def _plot(
     low, high = low - room, high + room
 
     def x(count: float) -> float:
-        return round(LEFT + (count - 1) / (most - 1) * (WIDTH - LEFT - 12), 1)
+        return round(LEFT + (count - 1) / (most - 1) * (WIDTH - LEFT - 24), 1)
 
     def y(value: float) -> float:
         return round(8 + (high - value) / (high - low) * (HEIGHT - BELOW - 8), 1)
 
-    steps = f"M{x(rows[0][0])} {y(rows[0][1])}" + "".join(f"H{x(n)}V{y(value)}" for n, value in rows[1:])
+    steps = (
+        f"M{x(rows[0][0])} {y(rows[0][1])}" + "".join(f"H{x(n)}V{y(value)}" for n, value in rows[1:]) + "h10"
+    )
     every_th = max(1, -(-most // 8))
     across = tuple((x(n), str(n)) for n in range(1, most + 1) if (n - 1) % every_th == 0)
     up = tuple((y(value), label) for label, value in marks)
