@@ -18,9 +18,11 @@ pytest.importorskip("uvicorn")
 
 from llasa import audio
 from llasa.core import Audio
+from llasa.serve.asked import SpeechRequest
 from llasa.serve.guard import Rules
 from llasa.serve.speaking import Speakers
 from llasa.serve.speech_api import Limits
+from tests.conftest import STARTER
 from tests.speaking import speaking
 
 TEXT = "The cat sat. It was happy!"
@@ -163,6 +165,30 @@ def test_models_and_health(served: tuple[str, Speakers]) -> None:
     assert answered(url, "/v1/models/none")[0] == 404
     assert json.loads(answered(url, "/health")[2])["status"] == "ok"
     assert b"llasa_speeches_total" in answered(url, "/metrics")[2]
+
+
+@pytest.mark.skipif(not (STARTER / "bundle.toml").is_file(), reason="the starter is not built here")
+def test_what_is_judged_afterwards_streams_as_ever_and_all_candidates_are_told_of() -> None:
+    with speaking(STARTER) as (url, speakers):
+        asked: dict[str, Any] = {"input": "The cat sat.", "response_format": "pcm", "seed": 3}
+        _, heads, judged = answered(url, **asked, judge=True)
+        assert judged == answered(url, **asked)[2]
+        receipt = json.loads(answered(url, heads["link"].split(">")[0][1:])[2])
+        [part] = receipt["segments"]
+        assert (part["drawn"], part["tried"], part["status"]) == (1, [], "scored") and part["words"]
+        told: dict[bool, list[str]] = {}
+        for spares in (True, False):
+            one = speakers.begin(
+                SpeechRequest.model_validate({"model": "tts-1", "effort": 4, "seed": 1} | asked), spares
+            )
+            assert list(one.sounds())
+            receipt = one.receipt()
+            assert receipt is not None
+            segments: Any = receipt["segments"]
+            told[spares] = [tried["status"] for tried in segments[0]["tried"]]
+            values = [tried["value"] for tried in segments[0]["tried"]]
+            assert max(values) == pytest.approx(segments[0]["value"])
+        assert told[False] == ["scored"] * 4 and "outdone" in told[True]
 
 
 def test_who_hangs_up_frees_his_place(tiny_bundle: Path) -> None:

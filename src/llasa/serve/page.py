@@ -83,4 +83,5 @@ def _made(desk: "Desk", folder: Path) -> Any:
     return gradio.mount_gradio_app(
         app, blocks, "/", footer_links=[], run_history=False, show_error=False, max_file_size=UPLOAD,
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(), head=HEAD,
+        favicon_path=str(Path(__file__).with_name("studio") / "favicon.svg"),
     )  # fmt: skip

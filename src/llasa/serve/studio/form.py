@@ -38,9 +38,9 @@ TEXT_FILES = [".epub", ".md", ".markdown", ".txt"]
 OWN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def _html(value: str = "") -> Any:
+def _html(value: str = "", id: str | None = None) -> Any:
     """Return a piece of the page that looks as studio.css says."""
-    return gr.HTML(value, apply_default_css=False)
+    return gr.HTML(value, apply_default_css=False, elem_id=id)
 
 
 class Form:
@@ -124,7 +124,7 @@ class Form:
             self.made = _html()
 
     def _stage(self) -> None:
-        self.status = _html(telling.status(None))
+        self.status = _html(telling.status(None), "st-status")
         self.player = _html(EMPTY)
         self.result = _html()
         self.past = gr.Radio([], label="Earlier in this session", visible=False, elem_id="st-past")

@@ -115,7 +115,8 @@
 
   let last = null, lastReady = null;
   new MutationObserver(() => {
-    const sound = at("st-sound"), result = document.querySelector("[data-ready]");
+    const sound = at("st-sound"), result = document.querySelector("[data-ready]"), status = at("st-status");
+    if (status && !status.role) status.setAttribute("role", "status");  // told by screen readers as it changes
     if (sound && sound !== last) { last = sound; begun(sound); }
     if (result !== lastReady) { lastReady = result; ready(); }
   }).observe(document.documentElement, { childList: true, subtree: true });

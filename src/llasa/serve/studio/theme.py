@@ -38,5 +38,6 @@ def theme() -> Any:
         button_secondary_border_color="#cfcac0", button_secondary_border_color_dark="#454a50",
         button_secondary_background_fill_hover="#f1eee7",
         button_secondary_background_fill_hover_dark="#2a2e33",
+        checkbox_border_color="#8b8f96", checkbox_border_color_dark="#8b8f96",
         button_border_width="1px",
     )  # fmt: skip
