@@ -62,9 +62,10 @@ def speaking(url: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service with a key whose page is loaded."""
-    with serving("--max-effort", 8, LLASA_KEY=KEY) as (url, _):
+    uploads = str(tmp_path_factory.mktemp("uploads"))  # the service is killed, and cannot tidy up
+    with serving("--max-effort", 8, LLASA_KEY=KEY, TMPDIR=uploads) as (url, _):
         assert until(lambda: asked(url)[0], 200, 90) == 200
         yield url
 

@@ -52,6 +52,7 @@ class Studio:
             async with app.router.lifespan_context(app):
                 self._app = Gate(app, folder)
                 try:
+                    await asyncio.to_thread(self._desk.speakers.load_judges)
                     await asyncio.get_running_loop().create_future()
                 finally:
                     app.routes[-1].app.stop_event.set()  # Gradio's: open pages hang on to it

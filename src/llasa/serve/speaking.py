@@ -185,12 +185,22 @@ class Speakers:
     def _effort(self, asked: SpeechRequest, name: str, spares: bool) -> Effort | None:
         if asked.effort == 1 and not asked.judge:
             return None
-        speaker = self.speakers[name]
+        judge: Any = OneAtATime(*self._judge(name), spares)
+        return self.speakers[name].effort(
+            asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge
+        )
+
+    def _judge(self, name: str) -> tuple[Judge, AbstractContextManager[Any]]:
         with self._lock:
             if name not in self._judges:
-                self._judges[name] = speaker.effort(1).judge, Lock()
-        judge: Any = OneAtATime(*self._judges[name], spares)
-        return speaker.effort(asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge)
+                self._judges[name] = self.speakers[name].effort(1).judge, Lock()
+            return self._judges[name]
+
+    def load_judges(self) -> None:
+        """Load the bundles' own judges now, so that the first text that is judged does not wait for them."""
+        for name, speaker in self.speakers.items():
+            if speaker.bundle.judge is not None:
+                self._judge(name)
 
     def _voice(self, asked: SpeechRequest, speaker: Synthesizer) -> Voice | None:
         if asked.ref_audio is None:

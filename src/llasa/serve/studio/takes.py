@@ -26,7 +26,7 @@ from llasa.spoken import concatenated
 if TYPE_CHECKING:
     from llasa.serve.speech_api import Desk
 
-MOST_TAKES, MOST_SAMPLES = 200, 64 << 20  # samples of all takes together, 256 MB
+MOST_TAKES, MOST_SAMPLES = 200, 32 << 20  # samples of all takes together, 256 MB with what was sent live
 LIVE, LIVE_RATE = "wav", 24_000  # browsers begin to play an mp3 only once they have 32 kB of it
 NEWS_S = 1.0  # how often a follower is woken though nothing happened, to see whether he is still there
 
@@ -125,6 +125,7 @@ class Take:
     def close(self) -> None:
         """It is said, as far as it will be."""
         self.sound = concatenated(self._pieces) if self._pieces and not self.error else None
+        self._pieces.clear()
         self.over = True
         self.stir()
 
@@ -170,7 +171,7 @@ async def _made(desk: "Desk", take: Take) -> None:
         take.speech = speech = await asyncio.to_thread(desk.speakers.begin, take.asked, False)
         _listen(take, speech)
         if desk.slots.taken >= desk.slots.count:
-            take.tell(f"Waiting for {desk.slots.waiting + 1} before you")
+            take.tell("Waiting for a turn")
         async with desk.slots.slot(take.owner):
             take.tell("Searching" if take.asked.effort > 1 else "Speaking")
             await _said(desk, take, speech, began)

@@ -81,7 +81,12 @@ def title(take: Take) -> str:
 
 def facts(take: Take) -> str:
     """Return how a take was made, in a few words."""
-    by = [take.voice or "own voice", f"effort {take.asked.effort}", f"seed {take.asked.seed}"]
+    by = [
+        take.asked.model,
+        take.voice or "own voice",
+        f"effort {take.asked.effort}",
+        f"seed {take.asked.seed}",
+    ]
     length = [f"{take.sound.duration_s:.1f} s"] if take.sound else []
     return " · ".join([*by, *length])
 
