@@ -49,5 +49,5 @@ $(BIN)/pip:
 	touch $@
 
 .venv/.test: .venv/.say
-	$(BIN)/pip install -c constraints.txt -e '.[dev,train,eval,languages,serve]'
+	$(BIN)/pip install -c constraints.txt -e '.[dev,train,eval,languages,serve,studio]'
 	touch $@

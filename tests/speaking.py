@@ -25,5 +25,5 @@ def speaking(
     speakers = Speakers({bundle.name: Synthesizer(bundle) for bundle in bundles}, most_effort, 400)
     for speaker in speakers.speakers.values():
         speaker.warm_up()
-    with served(make_app(Desk.open(speakers, limits or Limits()), rules or Rules(), books)) as url:
+    with served(make_app(Desk.open(speakers, limits or Limits()), rules or Rules(), books=books)) as url:
         yield url, speakers

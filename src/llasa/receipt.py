@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 
 from llasa.align import align, heard_text
-from llasa.core import Candidate, Word, plain
+from llasa.core import Candidate, Judged, Word, plain
 from llasa.errors import ScorerError
 from llasa.judge import Judge
 from llasa.recognizers.base import Recognizer, Transcript
@@ -22,6 +22,16 @@ PACKAGES = ("llasa", "torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A candidate's verdict, as the search had it: see `Judged`. measures: of the parts that ran."""
+
+    status: str
+    reason: str
+    value: float | None
+    measures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class SegmentReceipt:
     """What became of one segment.
 
@@ -30,7 +40,7 @@ class SegmentReceipt:
     it failed. status, reason, value: the judge's; value None if unjudged. measures: of all parts, held-out
     ones too, in natural units. note: what scorers remarked. finish: how it ended. drawn, ruled_out, unjudged:
     candidates; outdone: those that could not win and so were not judged by all parts. stop: why the search
-    ended. tokens: ids drawn.
+    ended. tokens: ids drawn. tried: what was searched among, in the order it was drawn.
     """
 
     text: str
@@ -50,6 +60,7 @@ class SegmentReceipt:
     outdone: int
     stop: str
     tokens: int
+    tried: tuple[Tried, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,8 +137,8 @@ def _segment(
     second: Witness | None,
 ) -> SegmentReceipt:
     told = judge.judge([one.candidate], held_out=True)[0]
-    words, trouble = _words(one.candidate, steering, parts)
-    others, more = _words(one.candidate, second, parts)
+    words, trouble = heard_words(one.candidate, steering, parts)
+    others, more = heard_words(one.candidate, second, parts)
     statuses = [judged.status for judged in one.ranking.judged] if one.ranking else []
     notes = [told.score.note if told.score else "", trouble, more]
     measures: Mapping[str, float] = told.score.measures if told.score else dict[str, float]()
@@ -143,12 +154,28 @@ def _segment(
         measures=measures,
         note=" ".join(dict.fromkeys(note for note in notes if note)),
         finish=one.candidate.finish,
-        drawn=len(statuses),
+        drawn=len(statuses) or 1,
         ruled_out=statuses.count("bad"),
         unjudged=statuses.count("unjudged"),
         outdone=statuses.count("outdone"),
         stop=one.ranking.stop if one.ranking else "",
         tokens=one.ranking.tokens if one.ranking else len(one.candidate.codes),
+        tried=tuple(_tried(judged) for _, judged in as_drawn(one)),
+    )
+
+
+def as_drawn(one: Spoken) -> list[tuple[int, Judged]]:
+    """Return what was tried for a segment, in the order it was drawn, each with its rank from 0."""
+    ranks = list(enumerate(one.ranking.judged)) if one.ranking else []
+    order = one.ranking.order if one.ranking else ()
+    return [ranks[i] for i in sorted(range(len(ranks)), key=lambda i: order[i])] if order else ranks
+
+
+def _tried(judged: Judged) -> Tried:
+    score = judged.score
+    none: Mapping[str, float] = dict[str, float]()
+    return Tried(
+        judged.status, judged.reason, score.value if score else None, score.measures if score else none
     )
 
 
@@ -160,8 +187,11 @@ def _placed(word: Word, start: int, shift_s: float) -> Word:
     return replace(word, start=word.start + start, end=word.end + start, start_s=times[0], end_s=times[1])
 
 
-def _words(candidate: Candidate, listener: Witness | None, parts: Parts) -> tuple[tuple[Word, ...], str]:
-    """Return what became of each word, all missed if there is no sound, and what went wrong in hearing it."""
+def heard_words(candidate: Candidate, listener: Witness | None, parts: Parts) -> tuple[tuple[Word, ...], str]:
+    """Return what became of each word, all missed if there is no sound, and what went wrong in hearing it.
+
+    Places and times are those in the candidate's own text and sound.
+    """
     if listener is None:
         return (), ""
     said, recognizer = candidate.utterance, listener.recognizer

@@ -46,7 +46,8 @@ class Ranking:
     """How a search ended. generate_s, judge_s: spent.
 
     judged: final candidates, best first: scored by value, outdone, bad, unjudged; equal ones as drawn.
-    tokens: ids drawn in all, dropped beams included. stop: why no more were.
+    tokens: ids drawn in all, dropped beams included. stop: why no more were. order: which of those drawn each
+    of `judged` was, from 0.
     """
 
     judged: tuple[Judged, ...]
@@ -54,6 +55,7 @@ class Ranking:
     stop: str
     generate_s: float
     judge_s: float
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,9 @@ class _Run:
 
     def ranking(self, judged: Sequence[Judged], stop: str) -> Ranking:
         _need_verdict(judged)
-        return Ranking(tuple(sorted(judged, key=place)), self.tokens, stop, self.generate_s, self.judge_s)
+        order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
+        ranked = tuple(judged[i] for i in order)
+        return Ranking(ranked, self.tokens, stop, self.generate_s, self.judge_s, order)
 
 
 def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:

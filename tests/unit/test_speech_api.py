@@ -18,9 +18,11 @@ pytest.importorskip("uvicorn")
 
 from llasa import audio
 from llasa.core import Audio
+from llasa.serve.asked import SpeechRequest
 from llasa.serve.guard import Rules
 from llasa.serve.speaking import Speakers
 from llasa.serve.speech_api import Limits
+from tests.conftest import STARTER
 from tests.speaking import speaking
 
 TEXT = "The cat sat. It was happy!"
@@ -178,6 +180,30 @@ def test_models_and_health(served: tuple[str, Speakers]) -> None:
     assert b"llasa_speeches_total" in answered(url, "/metrics")[2]
 
 
+@pytest.mark.skipif(not (STARTER / "bundle.toml").is_file(), reason="the starter is not built here")
+def test_what_is_judged_afterwards_streams_as_ever_and_all_candidates_are_told_of() -> None:
+    with speaking(STARTER) as (url, speakers):
+        asked: dict[str, Any] = {"input": "The cat sat.", "response_format": "pcm", "seed": 3}
+        _, heads, judged = answered(url, **asked, judge=True)
+        assert judged == answered(url, **asked)[2]
+        receipt = json.loads(answered(url, heads["link"].split(">")[0][1:])[2])
+        [part] = receipt["segments"]
+        assert (part["drawn"], part["tried"], part["status"]) == (1, [], "scored") and part["words"]
+        told: dict[bool, list[str]] = {}
+        for spares in (True, False):
+            one = speakers.begin(
+                SpeechRequest.model_validate({"model": "tts-1", "effort": 4, "seed": 1} | asked), spares
+            )
+            assert list(one.sounds())
+            receipt = one.receipt()
+            assert receipt is not None
+            segments: Any = receipt["segments"]
+            told[spares] = [tried["status"] for tried in segments[0]["tried"]]
+            values = [tried["value"] for tried in segments[0]["tried"]]
+            assert max(values) == pytest.approx(segments[0]["value"])
+        assert told[False] == ["scored"] * 4 and "outdone" in told[True]
+
+
 def test_who_hangs_up_frees_his_place(tiny_bundle: Path) -> None:
     with speaking(tiny_bundle, limits=Limits(speaking=1, waiting=2)) as (url, _):
         for _ in range(3):
@@ -205,7 +231,44 @@ def test_a_key_is_asked_for_everywhere(tiny_bundle: Path) -> None:
             "/v1/receipts/a",
             "/openapi.json",
         ):
-            assert answered(url, path)[0] == 401
+            status, heads, _ = answered(url, path)
+            assert status == 401 and heads["www-authenticate"].startswith("Basic ")
+
+
+def test_a_browser_may_send_the_key_as_a_password(tiny_bundle: Path) -> None:
+    logins = {
+        "anybody:s3cret": 200,
+        "s3cret:": 401,
+        "a:S3cret": 401,
+        "a:s3cret:": 401,
+        "s3cret": 401,
+        "": 401,
+    }
+    with speaking(tiny_bundle, rules=Rules(key="s3cret")) as (url, _):
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+        for login, status in logins.items():
+            told = f"Basic {base64.b64encode(login.encode()).decode()}"
+            connection.request("GET", "/health", headers={"Authorization": told})
+            answer = connection.getresponse()
+            assert (answer.read(), answer.status)[1] == status, login
+        for broken in ("Basic", "Basic !!", "Basic gIA="):
+            connection.request("GET", "/health", headers={"Authorization": broken})
+            answer = connection.getresponse()
+            assert (answer.read(), answer.status)[1] == 401, broken
+        connection.close()
+
+
+def test_another_sites_page_may_link_here_and_no_more(tiny_bundle: Path) -> None:
+    with speaking(tiny_bundle) as (url, _):
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+        for site, mode, status in (
+            ("none", "navigate", 200), ("same-origin", "cors", 200), ("cross-site", "navigate", 200),
+            ("cross-site", "no-cors", 403), ("same-site", "cors", 403),
+        ):  # fmt: skip
+            connection.request("GET", "/health", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode})
+            answer = connection.getresponse()
+            assert (answer.read(), answer.status)[1] == status, (site, mode)
+        connection.close()
 
 
 def posted(url: str, path: str, fields: dict[str, str], file: bytes) -> tuple[int, Any]:

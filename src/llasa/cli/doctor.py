@@ -38,6 +38,7 @@ EXTRAS = {
     "gguf": "the llama.cpp engine, and export to GGUF",
     "whisper": "faster-whisper, a quicker Whisper for judges",
     "serve": "llasa serve: OpenAI's speech API, Home Assistant, judges as a service",
+    "studio": "the page of llasa serve",
     "ray": "llasa prepare --ray: on a cluster",
     "dev": "what the tests and checks of this package need",
 }

@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llasa.recognizers.base import Recognizer
     from llasa.serve.guard import Guard, Rules
     from llasa.serve.judging import Service
+    from llasa.serve.page import Studio
     from llasa.serve.speaking import Speakers
     from llasa.serve.speech_api import Desk
 
@@ -33,6 +35,7 @@ EPILOG = examples(
 NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
 SPEECH_KEY = "LLASA_KEY"
 SPEECH_PORT, JUDGE_PORT, MOST_REQUESTS, MOST_CANDIDATES = 8000, 8001, 64, 1024
+WATCHED_S = 0.2
 
 
 def serve(
@@ -59,8 +62,9 @@ def serve(
     ] = True,
     wyoming: Annotated[str | None, typer.Option(help="Speak to Home Assistant as well, at tcp://HOST:PORT "
                                                      "(10200 is usual); whoever reaches it may.")] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="The studio page, at /.")] = True,
 ) -> None:  # fmt: skip
-    """Speak for programs elsewhere, by OpenAI's API; or judge for them."""
+    """Speak for programs elsewhere, by OpenAI's API, and for people on a page; or judge for programs."""
     for module in NEEDED:
         if find_spec(module) is None:
             raise MissingExtra("Serving", module, "serve")
@@ -83,7 +87,7 @@ def serve(
 
         keys = len((rules.key or "").split()) + (wyoming is not None)
         desk = Desk.open(speakers, Limits(speaking, waiting or MOST_REQUESTS, max(keys, 1)))
-        _run_speech(desk, listener, rules, wyoming)
+        _run_speech(desk, listener, rules, wyoming, page)
 
 
 def _rules(host: str, names: list[str], variable: str) -> "Rules":
@@ -130,7 +134,9 @@ def _speakers(chosen: Sequence[Chosen], max_effort: int, max_characters: int, co
     return Speakers(loaded, max_effort, max_characters, consent)
 
 
-def _run_speech(desk: "Desk", listener: socket.socket, rules: "Rules", wyoming: str | None) -> None:
+def _run_speech(
+    desk: "Desk", listener: socket.socket, rules: "Rules", wyoming: str | None, page: bool
+) -> None:
     from llasa.serve.speech_api import make_app
 
     beside = None
@@ -140,7 +146,17 @@ def _run_speech(desk: "Desk", listener: socket.socket, rules: "Rules", wyoming: 
         beside = serve_wyoming(wyoming, desk.speakers, desk.slots, desk.threads)
     also = f", for Home Assistant on {wyoming}" if wyoming else ""
     note(f"Speaking on {_url(listener)} ({', '.join(desk.speakers.speakers)}){also}. Stop with Ctrl-C.")
-    _run(make_app(desk, rules), listener, beside)
+    studio = _studio(desk) if page else None
+    _run(make_app(desk, rules, studio), listener, beside, studio.run() if studio else None)
+
+
+def _studio(desk: "Desk") -> "Studio | None":
+    if find_spec("gradio") is None:
+        note(f"Without its page. {MissingExtra('The studio page', 'gradio', 'studio')}")
+        return None
+    from llasa.serve.page import Studio
+
+    return Studio(desk)
 
 
 def _service(names: list[str] | None, codec: str | None, block: "JudgeBlock") -> "Service":
@@ -177,8 +193,13 @@ def _url(listener: socket.socket) -> str:
     return f"http://{_in_url(host)}:{port}"
 
 
-def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None] | None = None) -> None:
-    """Serve until a signal, and something beside it on the same loop."""
+def _run(
+    app: "Guard",
+    listener: socket.socket,
+    beside: Coroutine[Any, Any, None] | None = None,
+    page: Coroutine[Any, Any, None] | None = None,
+) -> None:
+    """Serve until a signal, and something beside it on the same loop; without a page if that fails."""
     import asyncio
     import signal
 
@@ -193,7 +214,8 @@ def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None
         other = asyncio.create_task(beside) if beside else None
         if other is not None:
             other.add_done_callback(ended)
-        await serving.serve(sockets=[listener])
+        async with _kept(page, serving):
+            await serving.serve(sockets=[listener])
         if other is not None and not other.cancel() and (error := other.exception()):
             raise ConfigError(f"Serving: {error}. Choose another --wyoming.") from error
 
@@ -201,3 +223,35 @@ def _run(app: "Guard", listener: socket.socket, beside: Coroutine[Any, Any, None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     asyncio.run(both())
+
+
+@asynccontextmanager
+async def _kept(page: Coroutine[Any, Any, None] | None, server: Any) -> AsyncIterator[None]:
+    """Run the page beside the block; if it cannot be loaded that is told, and the block goes on.
+
+    It ends as soon as the server is asked to: the server waits for connections, and a page keeps some open.
+    """
+    import asyncio
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            found = f"{type(error).__name__}: {error}"
+            note(f"Without its page. Loading it: {found}. Mend it with: pip install 'llasa[studio]'")
+
+    async def watch(task: asyncio.Task[None]) -> None:
+        while not server.should_exit:
+            await asyncio.sleep(WATCHED_S)
+        task.cancel()
+
+    if page is None:
+        yield
+        return
+    task = asyncio.create_task(page)
+    task.add_done_callback(ended)
+    watcher = asyncio.create_task(watch(task))
+    try:
+        yield
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.wait({task, watcher})

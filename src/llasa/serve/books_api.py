@@ -1,15 +1,14 @@
 """Books over HTTP: sent, looked after, fetched. Must not know: engines, sockets, how they are read."""
 
-from collections.abc import Callable
 from pathlib import PurePath
 from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import HTTPConnection
 
 from llasa.serve.books import BookRequest, Books, Ticket
+from llasa.serve.guard import key_of
 from llasa.serve.replies import problems, refusal
 
 MEDIA = {
@@ -27,7 +26,7 @@ class _Redo(BaseModel):
     lines: str | None = Field(None, min_length=1, max_length=2000)
 
 
-def add_books(app: FastAPI, books: Books, key_of: Callable[[HTTPConnection], str]) -> None:
+def add_books(app: FastAPI, books: Books) -> None:
     """Give an application the routes of books; every key sees its own only."""
 
     def own(request: Request, id: str) -> Ticket:

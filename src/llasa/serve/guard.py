@@ -4,6 +4,8 @@ Must not know: routes, what is served.
 """
 
 import asyncio
+import base64
+import binascii
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
 
 from llasa.serve.replies import refusal, reply
 
@@ -62,7 +66,7 @@ class Guard:
                 return await refused(scope, receive, send)
             # What is raised here has been answered and logged; a server would log it again, texts and all.
             with suppress(Exception):
-                await self._app(scope, _replayed(bytes(body), receive), send)
+                await self._app(scope, replayed(bytes(body), receive), send)
         except ConnectionError:
             return None
         finally:
@@ -75,12 +79,15 @@ class Guard:
             # A page whose name was made to point here would say its own name.
             return refusal(403, "an unknown Host", "Call the service by a name it was started with", "host")
         origin = headers.get(b"origin")
-        if origin is not None and _site(origin) not in rules.hosts:
+        if (origin is not None and _site(origin) not in rules.hosts) or _is_foreign(headers):
             return refusal(403, "a page of another site", "Ask from a program", "origin")
         if self._keys:
-            given = sha256(headers.get(b"authorization", "").removeprefix("Bearer ").encode()).digest()
+            given = sha256(given_key(headers.get(b"authorization", "")).encode()).digest()
             if not sum(hmac.compare_digest(given, key) for key in self._keys):  # all, in the same time
-                return refusal(401, "no key, or a wrong one", "Send it as a bearer token", "key")
+                todo = "Send it as a bearer token, or as the password of any user"
+                refused = refusal(401, "no key, or a wrong one", todo, "key")
+                refused.headers["WWW-Authenticate"] = 'Basic realm="llasa", charset="UTF-8"'  # browsers ask
+                return refused
         size = headers.get(b"content-length", "0")  # a number: the server sees to that
         return self._too_large() if len(size) > 12 or int(size) > rules.largest else None
 
@@ -119,6 +126,29 @@ class Guard:
         return message.get("more_body", False)
 
 
+def given_key(authorization: str) -> str:
+    """Return the key in an Authorization header: a bearer token, or the password of whatever user."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return authorization.removeprefix("Bearer ")
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def key_of(request: HTTPConnection) -> str:
+    """Return whose turn a request takes: its key's, or else its address's."""
+    key = given_key(request.headers.get("authorization", ""))
+    return key or (request.client.host if request.client else "")
+
+
+def _is_foreign(headers: dict[bytes, str]) -> bool:
+    """Tell whether a browser asks for another site's page; who follows a link to here may."""
+    ours = headers.get(b"sec-fetch-site", "none") in ("none", "same-origin")
+    return not ours and headers.get(b"sec-fetch-mode") != "navigate"
+
+
 def _site(origin: str) -> str:
     """Return the host of a page's origin, empty if it is none."""
     try:
@@ -133,7 +163,7 @@ def _name(netloc: str) -> str:
     return (name if colon and port.isdecimal() else netloc).lower()
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """Return what gives the body once, and then what else there is, such as that the client is gone."""
     left = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -134,9 +134,13 @@ def _known(request: Request, error: Exception) -> JSONResponse:
 
 
 def _unknown(request: Request, error: Exception) -> JSONResponse:
-    """A bug, or a machine without memory: named by an id that is in the log too, without anybody's text."""
+    message, id = bug(error)
+    return reply(500, message, id)
+
+
+def bug(error: Exception) -> tuple[str, str]:
+    """Log a bug, or a machine without memory, but nobody's text; return a message, and the id in both."""
     id = secrets.token_hex(6)
     where = "".join(traceback.format_tb(error.__traceback__))
     _log.error("request %s failed: %s\n%s", id, type(error).__name__, where)
-    message = f"Answering a request: found {type(error).__name__}, id {id}. See the service's log."
-    return reply(500, message, id)
+    return f"Answering a request: found {type(error).__name__}, id {id}. See the service's log.", id

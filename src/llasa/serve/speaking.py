@@ -1,6 +1,7 @@
 """A request's speech: what is made for it, and how it is cut off. Must not know: routes, encodings."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
@@ -14,6 +15,7 @@ from llasa.engines.base import Engine, Request
 from llasa.errors import ConfigError, EngineError, InputError
 from llasa.judge import Judge
 from llasa.provenance import Provenance, provenance
+from llasa.receipt import Receipt
 from llasa.recipe import Effort
 from llasa.serve.asked import SpeechRequest
 from llasa.spoken import Spoken
@@ -49,10 +51,13 @@ class Line:
 
 
 class OneAtATime:
-    """A judge that requests share: scorers were not made for several threads."""
+    """A judge that requests share: scorers were not made for several threads.
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge, self._lock = judge, Lock()
+    spares: see `Judge.choose`; false judges all by all.
+    """
+
+    def __init__(self, judge: Judge, lock: AbstractContextManager[Any], spares: bool = True) -> None:
+        self._judge, self._lock, self._spares = judge, lock, spares
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._judge, name)
@@ -64,6 +69,8 @@ class OneAtATime:
 
     def choose(self, candidates: list[Candidate], above: float = 0.0) -> list[Judged]:
         """See `Judge.choose`."""
+        if not self._spares:
+            return self.judge(candidates)
         with self._lock:
             return self._judge.choose(candidates, above)
 
@@ -72,6 +79,7 @@ class OneAtATime:
 class Speech:
     """One request being followed. `sounds` may be iterated once, by one thread; `cut` by any.
 
+    effort: how it is searched for, or, where one candidate is all, judged afterwards; None: not judged.
     codes: drawn ids of the candidates that are heard.
     """
 
@@ -85,10 +93,16 @@ class Speech:
     def sounds(self) -> Iterator[Audio]:
         """Return the sound, piece by piece; what can be refused is refused before this returns."""
         asked = self.asked
+        searched = self.effort if asked.effort > 1 and self.effort else 1
         made = self.speaker.stream(
-            asked.input, self.voice, asked.seed, self.effort or 1, asked.language, self.spoken.append,
+            asked.input,
+            self.voice,
+            asked.seed,
+            searched,
+            asked.language,
+            self.spoken.append,
             **asked.sampling,
-        )  # fmt: skip
+        )
         return map(self.provenance.mark, made if asked.speed == 1 else _at(asked.speed, made))
 
     def cut(self) -> None:
@@ -106,11 +120,16 @@ class Speech:
         """How many codes are heard."""
         return sum(len(one.candidate.codes) for one in self.spoken)
 
-    def receipt(self) -> dict[str, object] | None:
+    def told(self) -> Receipt | None:
         """Return what was heard of the text, once all is said; None if it was not judged."""
         if self.effort is None or not self.spoken:
             return None
-        return self.speaker.receipt(self.asked.input, self.spoken, self.effort).to_json()
+        return self.speaker.receipt(self.asked.input, self.spoken, self.effort)
+
+    def receipt(self) -> dict[str, object] | None:
+        """Return `told` as plain values."""
+        receipt = self.told()
+        return receipt.to_json() if receipt else None
 
 
 def _at(speed: float, sounds: Iterator[Audio]) -> Iterator[Audio]:
@@ -140,7 +159,7 @@ class Speakers:
     ) -> None:
         self.speakers, self._consent = dict(speakers), consent
         self.most_effort, self.most_characters = most_effort, most_characters
-        self._judges: dict[str, OneAtATime] = {}
+        self._judges: dict[str, tuple[Judge, AbstractContextManager[Any]]] = {}
         self._lock = Lock()
 
     def name(self, model: str) -> str:
@@ -156,8 +175,11 @@ class Speakers:
         known = ", ".join((*self.speakers, *self.ALIASES))
         raise ConfigError(f"Choosing a model: found {model[:80]!r}. Models here: {known}.")
 
-    def begin(self, asked: SpeechRequest) -> Speech:
+    def begin(self, asked: SpeechRequest, spares: bool = True) -> Speech:
         """Return a request's speech, begun with nothing yet.
+
+        Args:
+            spares: whether the judge spares dear parts what cannot win; not for who looks at all candidates.
 
         Raises:
             ConfigError: no such model or voice, or more effort than is allowed.
@@ -173,17 +195,27 @@ class Speakers:
         whole = self.speakers[name]
         line = Line(whole.bundle.engine)
         own = Synthesizer(whole.bundle.with_engine(line))
-        return Speech(asked, own, line, self._effort(asked, name), self._voice(asked, whole))
+        return Speech(asked, own, line, self._effort(asked, name, spares), self._voice(asked, whole))
 
-    def _effort(self, asked: SpeechRequest, name: str) -> Effort | None:
+    def _effort(self, asked: SpeechRequest, name: str, spares: bool) -> Effort | None:
         if asked.effort == 1 and not asked.judge:
             return None
-        speaker = self.speakers[name]
+        judge: Any = OneAtATime(*self._judge(name), spares)
+        return self.speakers[name].effort(
+            asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge
+        )
+
+    def _judge(self, name: str) -> tuple[Judge, AbstractContextManager[Any]]:
         with self._lock:
             if name not in self._judges:
-                self._judges[name] = OneAtATime(speaker.effort(1).judge)
-        judge: Any = self._judges[name]
-        return speaker.effort(asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge)
+                self._judges[name] = self.speakers[name].effort(1).judge, Lock()
+            return self._judges[name]
+
+    def load_judges(self) -> None:
+        """Load the bundles' own judges now, so that the first text that is judged does not wait for them."""
+        for name, speaker in self.speakers.items():
+            if speaker.bundle.judge is not None:
+                self._judge(name)
 
     def _voice(self, asked: SpeechRequest, speaker: Synthesizer) -> Voice | None:
         if asked.ref_audio is None:

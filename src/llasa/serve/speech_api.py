@@ -24,14 +24,13 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from starlette.requests import HTTPConnection
 
 from llasa.provenance import header
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.books import Books
 from llasa.serve.books_api import add_books
 from llasa.serve.delivery import MEDIA, begun, encoded, events
-from llasa.serve.guard import Guard, Rules
+from llasa.serve.guard import App, Guard, Rules, key_of
 from llasa.serve.replies import Refused, install, refusal
 from llasa.serve.slots import Place, Slots
 from llasa.serve.speaking import Speakers, Speech
@@ -180,14 +179,15 @@ class _Followed(StreamingResponse):
             await super().__call__(*given)
 
 
-def make_app(desk: Desk, rules: Rules, books: Path | None = None) -> Guard:
+def make_app(desk: Desk, rules: Rules, page: App | None = None, books: Path | None = None) -> Guard:
     """Return the application.
 
     Args:
-        rules: who may ask. books: folder where they are kept; the user's own if None.
+        rules: who may ask. page: what answers at `/`, and wherever the API does not.
+        books: folder where they are kept; the user's own if None.
     """
-    speakers, slots, counted = desk.speakers, desk.slots, desk.counted
-    library = Books(books or home() / "books", desk.speakers, desk.slots, desk.threads)
+    speakers = desk.speakers
+    library = Books(books or home() / "books", speakers, desk.slots, desk.threads)
     app = FastAPI(
         title="llasa", lifespan=library.reading, docs_url=None, redoc_url=None
     )  # those pages load scripts from elsewhere
@@ -195,7 +195,7 @@ def make_app(desk: Desk, rules: Rules, books: Path | None = None) -> Guard:
 
     add_voices(app, speakers, desk.readers)
     add_text_in(app, desk, key_of)
-    add_books(app, library, key_of)
+    add_books(app, library)
 
     @app.post("/v1/audio/speech", response_class=Response, responses=_SOUND)
     async def speech(request: Request, asked: SpeechRequest) -> Response:
@@ -223,16 +223,21 @@ def make_app(desk: Desk, rules: Rules, books: Path | None = None) -> Guard:
             return JSONResponse(_model(name))
         return refusal(404, "no such model", "See /v1/models", "model_not_found", "model")
 
+    _add_signs(app, desk)
+    if page is not None:
+        app.mount("/", page)
+    return Guard(app, rules)
+
+
+def _add_signs(app: FastAPI, desk: Desk) -> None:
     @app.get("/health")
     @app.get("/ready")
     async def health() -> dict[str, object]:
-        return {"status": "ok", "speaking": slots.taken, "waiting": slots.waiting}
+        return {"status": "ok", "speaking": desk.slots.taken, "waiting": desk.slots.waiting}
 
     @app.get("/metrics", response_class=Response, responses=_METRICS)
     async def metrics() -> Response:
-        return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return Guard(app, rules)
+        return Response(generate_latest(desk.counted.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:
@@ -252,12 +257,6 @@ async def while_there(request: Request, work: Awaitable[T]) -> T:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def key_of(request: HTTPConnection) -> str:
-    """Return whose turn a request takes: its key's, or else its address's."""
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    return given or (request.client.host if request.client else "")
 
 
 def _names(speakers: Speakers) -> list[str]:

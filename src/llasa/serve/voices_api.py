@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from llasa.audio.apart import read_apart
+from llasa.bundle import Bundle
 from llasa.errors import ConfigError
 from llasa.serve.asked import MOST_SOUND
 from llasa.serve.replies import Refused, refusal
@@ -57,9 +58,7 @@ def add_voices(app: FastAPI, speakers: Speakers, readers: asyncio.Semaphore) -> 
         if name in await asyncio.to_thread(store.names):
             return refusal(409, f"a voice of the name '{name}' already", "Choose another", "exists", "name")
         async with readers:
-            sound = await asyncio.to_thread(read_apart, data, MIN_S, MAX_S)
-        voice = await asyncio.to_thread(create, name, sound, text, bundle.codec, "uploaded", consent)
-        await asyncio.to_thread(store.add, voice)
+            await asyncio.to_thread(add_voice, bundle, name, data, text, consent)
         return JSONResponse(_told(name), 201)
 
     @app.delete("/v1/audio/voices/{name}", operation_id="remove_voice")
@@ -71,6 +70,20 @@ def add_voices(app: FastAPI, speakers: Speakers, readers: asyncio.Semaphore) -> 
         except ConfigError:
             return refusal(403, f"the voice '{name}', which belongs to the bundle", "Remove your own", "kept")
         return JSONResponse({"id": name, "object": "audio.voice", "deleted": True})
+
+
+def add_voice(bundle: Bundle, name: str, data: bytes, text: str, consent: str) -> None:
+    """Make a voice of a sound file and keep it among the user's own.
+
+    Args:
+        data: of a stranger's file, so it is read apart. text: what is said in it. consent: who spoke, and
+            that they agree.
+
+    Raises:
+        ConfigError: bad name, or there is one of that name. InputError: the sound cannot be used.
+    """
+    voice = create(name, read_apart(data, MIN_S, MAX_S), text, bundle.codec, "uploaded", consent)
+    bundle.voices.add(voice)
 
 
 def _told(name: str) -> dict[str, object]:
