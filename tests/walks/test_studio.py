@@ -83,6 +83,7 @@ def page(url: str, browser: Any) -> Iterator[Any]:
     context = browser.new_context(http_credentials={"username": "ada", "password": KEY})
     page, asked_for, wrong = context.new_page(), [], []
     page.on("request", lambda request: asked_for.append(request.url))
+    page.on("response", lambda answer: answer.status >= 402 and wrong.append(f"{answer.status} {answer.url}"))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
     page.set_default_timeout(30_000)
@@ -91,7 +92,8 @@ def page(url: str, browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     hosts = {urlsplit(one).netloc for one in asked_for if not one.startswith(("data:", "blob:"))}
-    assert hosts == {urlsplit(url).netloc} and wrong == []
+    assert wrong == []
+    assert hosts == {urlsplit(url).netloc}
 
 
 def speak(page: Any, text: str = TEXT, effort: int = 1) -> None:

@@ -185,9 +185,9 @@ class Form:
         shown, told, last = False, "", 0.0
         async for _ in followed(self._desk, take):
             now = telling.status(take)
-            if not shown and take.speech is not None:
+            if not shown and take.speech is not None and not take.error:
                 shown = True
-                yield {self.status: now, self.player: await asyncio.to_thread(telling.player, take)}
+                yield {self.status: now, self.player: await asyncio.to_thread(telling.player, take, True)}
             elif now != told or time.monotonic() - last > TOLD_S:
                 yield {self.status: now}
             else:

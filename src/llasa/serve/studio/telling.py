@@ -45,9 +45,9 @@ def refused(message: str) -> str:
     return _part("refused", message=message)
 
 
-def player(take: Take) -> str:
-    """Return the player of a take, of its sound as it comes if it is still being said."""
-    return _part("player", take=take, title=title(take))
+def player(take: Take, live: bool = False) -> str:
+    """Return the player of a take, which begins by itself to play the sound as it comes if it is `live`."""
+    return _part("player", take=take, title=title(take), live=live)
 
 
 def result(take: Take) -> str:
