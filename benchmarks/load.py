@@ -144,7 +144,10 @@ async def dawdlers(url: str, count: int, seconds: float) -> tuple[np.ndarray, np
     usual = await visits(url, seconds)
     slow = Ask({"input": TEXT * 20, "response_format": "pcm", "sample_rate": 48_000}, byte_s=1.0)
     loiter = [asyncio.create_task(ask(url, slow)) for _ in range(count)]
-    await asyncio.sleep(3)
+    await asyncio.sleep(1)
+    health, until = Ask(path="/health", method="GET"), time.monotonic() + 20
+    while json.loads((await ask(url, health)).body)["speaking"] and time.monotonic() < until:
+        await asyncio.sleep(0.1)  # their connections fill up
     beside = await visits(url, seconds)
     return usual, beside, list(await asyncio.gather(*loiter))
 
@@ -258,7 +261,7 @@ def main() -> None:
             served = asyncio.run(fairness(url, keys, 600))
         report.row(f"fairness: most / least served of {served}", max(served) / max(min(served), 1e-9), 1.5)
     if "dawdlers" in args.drills:
-        with process(*limits) as (url, own):
+        with process(args.speaking, str(args.dawdlers + 8)) as (url, own):
             tell_dawdlers(report, url, own, args)
     if "hangups" in args.drills:
         from tests.conftest import build_tiny_bundle

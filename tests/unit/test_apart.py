@@ -44,4 +44,4 @@ def test_a_reader_that_breaks_is_one_refusal(monkeypatch: pytest.MonkeyPatch, ha
     run = apart.subprocess.run
     monkeypatch.setattr(apart.subprocess, "run", lambda command, **o: run([command[0], "-c", code], **o))
     with pytest.raises(InputError, match="its reader failed"):
-        read_apart(b"")
+        read_apart(b"fLaC")

@@ -171,8 +171,14 @@ def _mark(word: str, gap: str, next_word: str, code: str) -> str:
 def _parted(text: str, spans: Sequence[tuple[int, int]], i: int) -> bool:
     """Tell whether a word may begin a segment: one that comes from a sign may mean nothing on its own."""
     (start, end), (first, last) = spans[i - 1], spans[i]
-    signs = [not any(map(str.isalnum, text[a:b])) for a, b in ((start, end), (first, last))]
-    return first >= end and not signs[0] and not (signs[1] and i == len(spans) - 1)
+    # Words of one number share its span, however long: looking at it for each of them would take too long.
+    if first < end or _sign(text[start:end]):
+        return False
+    return not (i == len(spans) - 1 and _sign(text[first:last]))
+
+
+def _sign(piece: str) -> bool:
+    return not any(map(str.isalnum, piece))
 
 
 def _pause_after(token: _Token) -> float:
