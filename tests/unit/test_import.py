@@ -7,7 +7,7 @@ from pathlib import Path
 
 import llasa
 
-HEAVY = ("torch", "transformers", "fastapi", "ray", "matplotlib")
+HEAVY = ("torch", "transformers", "fastapi", "gradio", "ray", "matplotlib")
 PROGRAM = f"""
 import sys, time
 began = time.process_time()  # not the clock: other work on the machine must not fail the test
