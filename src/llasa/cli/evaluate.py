@@ -14,7 +14,6 @@ from llasa.cli.terminal import JsonOption, emit, examples, note, tracked
 from llasa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from llasa.evaluate.results import Evaluation
     from llasa.evaluate.run import Done
     from llasa.evaluate.summary import Table
 
@@ -53,7 +52,7 @@ EPILOG = examples(
 EPILOG_DIFF = examples(
     "llasa evaluate diff before after",
     "llasa evaluate diff before after --limit wer:pocketsphinx=0.02 --limit failures=0.01",
-    f"Exit code {BROKEN} where a measure got worse than its limit, which its whole interval has to lie beyond.",
+    f"Exit code {BROKEN} where a measure got worse than its limit: its whole interval has to lie beyond.",
 )
 
 

@@ -14,7 +14,8 @@ from llasa.data.encode import Job, Made, Options, Tick, encode
 from llasa.data.prepare import Drive
 from llasa.errors import MissingExtra
 
-Given, Result = TypeVar("Given"), TypeVar("Result")
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 def on_ray(load: Callable[[], Codec], options: Options) -> Drive:

@@ -15,7 +15,7 @@ from llasa.evaluate.summary import Change, change, told_change
 
 @dataclass(frozen=True)
 class Difference:
-    """What changed of a measure. system: its name on both sides, or both names. broken: worse than allowed."""
+    """What changed of a measure. system: its name, or both names. broken: worse than allowed."""
 
     test_set: str
     system: str

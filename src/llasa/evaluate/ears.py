@@ -89,15 +89,16 @@ class Ears:
 
     def _recognizers(self, specs: Sequence[str]) -> Iterator[_Listener]:
         for spec in specs:
-            if (found := self._try(label(spec), lambda spec=spec: self.bundle.recognizer(spec))) is not None:
-                units: tuple[Unit, ...] = (
-                    ("phones",) if found.text_form == "phones" else ("words", "characters")
-                )
+            found: Recognizer | None = self._try(label(spec), lambda spec=spec: self.bundle.recognizer(spec))
+            if found is not None:
+                phones = found.text_form == "phones"
+                units: tuple[Unit, ...] = ("phones",) if phones else ("words", "characters")
                 rates = {RATES[unit]: ErrorRate(found, self.bundle.reader, unit) for unit in units}
-                likely = (
-                    Likelihood(found, self.bundle.reader) if isinstance(found, SupportsLikelihood) else None
-                )
-                yield _Listener(label(spec), found, rates, likely)
+                yield _Listener(label(spec), found, rates, self._likelihood(found))
+
+    def _likelihood(self, recognizer: Any) -> Likelihood | None:
+        known = isinstance(recognizer, SupportsLikelihood)
+        return Likelihood(recognizer, self.bundle.reader) if known else None
 
     def _scorer(self, block: Any) -> Iterator[Part]:
         name = block.label or block.name

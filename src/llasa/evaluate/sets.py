@@ -14,6 +14,7 @@ from llasa.data.places import confined
 from llasa.data.rejects import Reject
 from llasa.data.sounds import load
 from llasa.data.sources import open_source
+from llasa.data.sources.coded import Coded
 from llasa.data.texts import spread, texts_in
 from llasa.errors import ConfigError, InputError
 from llasa.evaluate.plan import SetBlock
@@ -87,9 +88,9 @@ def _rows(block: SetBlock, doing: str) -> Iterator[Line | Reject]:
             yield _line(block, kind, path or Path(), number, text)
         return
     source = open_source(path or Path(), kind, language=block.language or "en")
-    if source.coded:
-        raise ConfigError(f"{doing}: found codes, kind '{source.kind}'. Give texts or recordings.")
     for row in source.rows():
+        if isinstance(row, Coded):
+            raise ConfigError(f"{doing}: found codes, kind '{source.kind}'. Give texts or recordings.")
         yield row if isinstance(row, Reject) else _recorded(block.title, row)
 
 

@@ -18,6 +18,7 @@ from llasa.metrics import Estimate, bootstrap, paired, permutation_test, trend_e
 
 MOST = 400  # rows that a trend is found in: it looks at all pairs
 DRAWS = 2000  # of a permutation test
+SURE = 0.05
 
 
 def estimate(column: Column, rows: Sequence[Row]) -> Estimate | None:
@@ -48,8 +49,8 @@ class Change:
     n: int
 
     def verdict(self, better: int) -> str:
-        """Return `better`, `worse`, `other`, or nothing where the interval holds 0."""
-        if not (self.found.low > 0 or self.found.high < 0):
+        """Return `better`, `worse`, `other`, or nothing where the interval holds 0 or p is 0.05 or more."""
+        if not (self.found.low > 0 or self.found.high < 0) or self.p >= SURE:
             return ""
         return {0: "other", 1: "better", -1: "worse"}[better * (1 if self.found.value > 0 else -1)]
 

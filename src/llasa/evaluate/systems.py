@@ -100,7 +100,10 @@ class BundleSystem:
         steering = self._effort.judge.rubric.parts if isinstance(self._effort, Effort) else ()
         listeners = [getattr(part.scorer, "recognizer", None) for part in steering if not part.held_out]
         self.steered_by = tuple(dict.fromkeys(one.name for one in listeners if one is not None))
-        self.facts = {"weights": _weights(self._bundle), "steered_by": list(self.steered_by)}
+        self.facts: Mapping[str, Any] = {
+            "weights": _weights(self._bundle),
+            "steered_by": list(self.steered_by),
+        }
         self._cloned = lru_cache(maxsize=64)(self._clone)
         self._decoded = lru_cache(maxsize=64)(self._decode)
 

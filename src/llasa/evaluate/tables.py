@@ -8,11 +8,11 @@ from llasa.evaluate.results import Evaluation
 from llasa.evaluate.summary import Cell, Change, Table
 
 POLICY = (
-    "95 % bootstrap intervals over utterances. A failure (no end, loop, no sound, error) counts as an error "
-    "rate of 1 and, without sound, as the worst likeness and opinion; only Seed-TTS-eval's own rate leaves it out."
+    "95 % bootstrap intervals over utterances. A failure (no end, loop, no sound, error) has an error rate "
+    "of 1 and, without sound, the worst likeness and opinion; only Seed-TTS-eval's own rate leaves it out."
 )  # fmt: skip
 _PAPER = ("failures", "sim_o", "sim_r", "emotion", "mos", "rate_change", "rtf", "first_s", "cost")
-_MARKS = {"better": "+", "worse": "−", "other": "≠", "": ""}
+_MARKS = {"better": "+", "worse": "-", "other": "~", "": ""}
 
 
 def value(column: Column, cell: Cell | None, plus: bool = False) -> str:
@@ -37,6 +37,19 @@ def _signed(column: Column, number: float) -> str:
     return column.shown(number) if "+" in column.form else ("+" if number > 0 else "") + column.shown(number)
 
 
+def conclusions(one: Table) -> list[tuple[str, list[str], list[str]]]:
+    """Return of each system but the first what is surely better and what is surely worse than the first's."""
+    found = []
+    for name in one.systems[1:]:
+        sides: dict[str, list[str]] = {"better": [], "worse": [], "other": [], "": []}
+        for column in one.columns:
+            cell = one.cells.get((column.key, name))
+            if cell is not None and cell.against is not None:
+                sides[cell.against.verdict(column.better)].append(column.title)
+        found.append((name, sides["better"], sides["worse"]))
+    return found
+
+
 def paper_columns(one: Table) -> list[Column]:
     """Return those columns that a paper would show."""
     words = [column for column in one.columns if column.group == "Words" and ":" in column.key]
@@ -50,7 +63,7 @@ def markdown(found: Evaluation, some: Sequence[Table]) -> str:
     """Return a table a test set, systems in rows."""
     parts = [_section(found, one) for one in some]
     missing = "".join(f"\nNot measured: {name}: {why}" for name, why in found.facts["missing"].items())
-    return "\n".join([*parts, f"{POLICY}{_steered(found)}", *([missing] if missing else [])]) + "\n"
+    return "\n".join([*parts, f"{POLICY}{flattered(found)}", *([missing] if missing else [])]) + "\n"
 
 
 def _section(found: Evaluation, one: Table) -> str:
@@ -79,7 +92,8 @@ def steered(found: Evaluation, column: Column, system: str) -> bool:
     return bool(label) and found.facts["recognizers"].get(label) in chose
 
 
-def _steered(found: Evaluation) -> str:
+def flattered(found: Evaluation) -> str:
+    """Return sentences about recognisers that chose what a system said; nothing if none did."""
     told = [
         f" '{label}' chose what '{name}' said, so its rates of that system flatter."
         for label, listener in found.facts["recognizers"].items()
@@ -90,7 +104,7 @@ def _steered(found: Evaluation) -> str:
 
 
 def plain_rows(one: Table) -> list[list[str]]:
-    """Return the table for a terminal, measures in rows: a sign tells a sure difference from the first system."""
+    """Return the table for a terminal, measures in rows; a sign tells a sure difference from the first."""
     rows = [["", *one.systems], ["utterances", *(str(one.lines[name]) for name in one.systems)]]
     for column in one.columns:
         cells = [value(column, one.cells.get((column.key, name)), plus=True) for name in one.systems]
