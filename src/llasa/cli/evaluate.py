@@ -209,7 +209,8 @@ def diff(
     from llasa.evaluate.compare import differences
     from llasa.evaluate.results import read_evaluation
 
-    found = differences(read_evaluation(before), read_evaluation(after), _limits(limit or []), measure or [])
+    limits = _limits(limit or [])
+    found = differences(read_evaluation(before), read_evaluation(after), limits, measure or [])
     broken = [one for one in found if one.broken]
     if json:
         emit({"differences": [one.row() for one in found], "broken": len(broken)})
@@ -225,11 +226,10 @@ def _limits(words: list[str]) -> dict[str, float]:
     from llasa import config
 
     found = config.assignments(words)
-    limits = {key: float(value) for key, value in found.items() if type(value) in (int, float)}
+    limits = {key: float(one) for key, one in found.items() if isinstance(one, int | float)}
     if wrong := [key for key in found if not limits.get(key, -1.0) >= 0]:
-        raise ConfigError(
-            f"Reading a limit: found {wrong[0]} = {found[wrong[0]]!r}. Give a number of at least 0."
-        )
+        shown = f"{wrong[0]} = {found[wrong[0]]!r}"
+        raise ConfigError(f"Reading a limit: found {shown}. Give a number of at least 0.")
     return limits
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llasa.evaluate.results import Evaluation, Row
-from llasa.metrics import error_rate
+from llasa.metrics import Statistic
 from llasa.metrics import trend as trend_of
 
 Cells = Callable[[Row], Sequence[float]]
@@ -33,7 +33,7 @@ class Column:
     better: int
     form: str
     cells: Cells
-    statistic: Callable[[np.ndarray], float]
+    statistic: Statistic
     tested: bool = True
 
     def shown(self, value: float) -> str:
@@ -77,24 +77,16 @@ def _own(key: str) -> Cells:
 
 
 def _mean(cells: np.ndarray) -> float:
-    known = cells[np.isfinite(cells)]
-    return float(known.mean()) if len(known) else math.nan
-
-
-def _corpus(cells: np.ndarray) -> float:
-    known = cells[np.isfinite(cells).all(axis=1)]
-    return error_rate(known[:, 0], known[:, 1]) if len(known) else math.nan
+    return float(cells.mean())
 
 
 def _ratio(cells: np.ndarray) -> float:
-    known = cells[np.isfinite(cells).all(axis=1)]
-    below = known[:, 1].sum()
-    return float(known[:, 0].sum() / below) if below else math.nan
+    return float(cells[:, 0].sum() / max(cells[:, 1].sum(), 1e-9))
 
 
 def trend(cells: np.ndarray) -> float:
-    known = cells[np.isfinite(cells).all(axis=1)]
-    return trend_of(known[:, 0], known[:, 1]) if len(known) > 1 else math.nan
+    """Return by what share rates change with length; see `metrics.trend`."""
+    return trend_of(cells[:, 0], cells[:, 1])
 
 
 _RATES = {"wer": "WER", "cer": "CER", "per": "phone errors"}
@@ -110,26 +102,24 @@ def columns(found: Evaluation) -> list[Column]:
 def _heard(listeners: Sequence[str], known: set[str]) -> list[Column]:
     found = list[Column]()
     for one in listeners:
-        for key, title in _RATES.items():
-            name = f"{key}:{one}"
-            if f"tokens.{name}" in known:
+        for kind, title in _RATES.items():
+            key, called = f"{kind}:{one}", f"{title}, {one}"
+            if f"tokens.{key}" in known:
                 about = f"{title}, heard by {one}: mean of the utterances; a failure counts as 1."
-                found.append(Column(name, f"{title}, {one}", "Words", about, -1, "{:.1%}", rate(name), _mean))
+                found.append(_word(key, called, about, rate(key)))
                 about = f"{title}, heard by {one}: all errors over all that was to be said."
-                title = f"{title}, {one}, corpus"
-                found.append(
-                    Column(f"corpus.{name}", title, "Words", about, -1, "{:.1%}", errors(name), _corpus)
-                )
-        about = f"As the tool of Seed-TTS-eval counts, of what {one} heard: what has no sound is left out."
-        title = f"Seed-TTS-eval WER, {one}"
-        found.append(
-            Column(f"seed:{one}", title, "Words", about, -1, "{:.1%}", measured(f"seed:{one}"), _mean)
-        )
+                found.append(_word(f"corpus.{key}", f"{called}, corpus", about, errors(key), _ratio))
+        about = f"As Seed-TTS-eval's tool counts what {one} heard: what has no sound is left out."
+        found.append(_word(f"seed:{one}", f"Seed-TTS-eval WER, {one}", about, measured(f"seed:{one}")))
         about = f"How unlikely {one} finds the text, nats a token."
-        found.append(
-            Column(f"nll:{one}", f"NLL, {one}", "Words", about, -1, "{:.2f}", measured(f"nll:{one}"), _mean)
-        )
+        found.append(_word(f"nll:{one}", f"NLL, {one}", about, measured(f"nll:{one}"), form="{:.2f}"))
     return found
+
+
+def _word(
+    key: str, title: str, about: str, cells: Cells, statistic: Statistic = _mean, form: str = "{:.1%}"
+) -> Column:
+    return Column(key, title, "Words", about, -1, form, cells, statistic)
 
 
 def _failures() -> Column:

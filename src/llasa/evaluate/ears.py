@@ -96,9 +96,9 @@ class Ears:
                 rates = {RATES[unit]: ErrorRate(found, self.bundle.reader, unit) for unit in units}
                 yield _Listener(label(spec), found, rates, self._likelihood(found))
 
-    def _likelihood(self, recognizer: Any) -> Likelihood | None:
-        known = isinstance(recognizer, SupportsLikelihood)
-        return Likelihood(recognizer, self.bundle.reader) if known else None
+    def _likelihood(self, recognizer: Recognizer) -> Likelihood | None:
+        able: Any = recognizer if isinstance(recognizer, SupportsLikelihood) else None
+        return Likelihood(able, self.bundle.reader) if able is not None else None
 
     def _scorer(self, block: Any) -> Iterator[Part]:
         name = block.label or block.name

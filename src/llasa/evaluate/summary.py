@@ -17,7 +17,7 @@ from llasa.evaluate.results import Evaluation, Row
 from llasa.metrics import Estimate, bootstrap, paired, permutation_test, trend_estimate
 
 MOST = 400  # rows that a trend is found in: it looks at all pairs
-DRAWS = 2000  # of a permutation test
+DRAWS = 1000  # of a permutation test
 SURE = 0.05
 
 
@@ -27,6 +27,8 @@ def estimate(column: Column, rows: Sequence[Row]) -> Estimate | None:
     if not kept:
         return None
     cells, groups = _cells(column, kept), [row["line"] for row in kept]
+    if column.statistic is not trend and (cells == cells[0]).all():  # no sample could differ
+        return Estimate(*[column.statistic(cells)] * 3)
     if column.statistic is trend:
         cells, groups = cells[:MOST], groups[:MOST]
         return trend_estimate(cells[:, 0], cells[:, 1], groups) if len(set(cells[:, 0])) > 1 else None
@@ -69,6 +71,8 @@ def change(column: Column, before: Sequence[Row], after: Sequence[Row]) -> Chang
         if len(set(old[:, 0])) < 2:
             return None
         return Change(trend_estimate(old[:, 0], new[:, 1] / old[:, 1], groups), math.nan, len(pairs))
+    if np.array_equal(old, new):
+        return Change(Estimate(0.0, 0.0, 0.0), 1.0, len(pairs))
     p = permutation_test(column.statistic, old, new, groups, DRAWS) if column.tested else math.nan
     return Change(paired(column.statistic, old, new, groups), p, len(pairs))
 
