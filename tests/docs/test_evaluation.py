@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("evaluation")
 
 
+@pytest.mark.slow  # tests/walks/test_evaluate.py has the same commands in one process
 @pytest.mark.parametrize(("language", "code"), BLOCKS, ids=lambda part: part.splitlines()[0][:40])
 def test_block_runs(language: str, code: str, folder: Path) -> None:
     paths = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))

@@ -10,12 +10,12 @@ import pytest
 
 from llasa.audio import read, write
 from llasa.core import Audio
-from llasa.errors import ConfigError, EngineError
+from llasa.errors import BundleError, ConfigError, EngineError
 from llasa.evaluate.plan import Plan, checked
 from llasa.evaluate.results import Row
 from llasa.evaluate.run import Bench, run
 from llasa.evaluate.sets import lines_of
-from tests.conftest import clip
+from tests.conftest import build_tiny_bundle, clip
 from tests.unit.test_cluster import Remote
 
 TIMES = {"total_s", "first_s"}
@@ -171,6 +171,26 @@ def test_lines_that_cannot_be_said_are_named(tiny_bundle: Path, tmp_path: Path) 
     (tmp_path / "meta.lst").write_text("x|W.|none.wav|Text.\n")
     with pytest.raises(ConfigError, match=r"(?s)1 of 1 rows.*, x: .*none\.wav"):
         next(run(plan(tiny_bundle, sets=[{"source": str(tmp_path / "meta.lst")}]), tmp_path / "out"))
+
+
+def test_a_checkpoint_speaks_in_place_of_the_bundles_own_weights(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = build_tiny_bundle(tmp_path / "other", seed=1)
+    systems = [
+        {"name": name, "bundle": str(folder), "checkpoint": checkpoint, "sampling": {"max_tokens": 40}}
+        for name, folder, checkpoint in (
+            ("own", tiny_bundle, None),
+            ("same", tiny_bundle, str(tiny_bundle / "lm")),
+            ("other", tiny_bundle, str(other / "lm")),
+        )
+    ]
+    list(run(plan(tiny_bundle, systems=systems, sets=[{"lines": 1}]), tmp_path / "out"))
+    own, same, another = ((tmp_path / "out" / row["sound"]).read_bytes() for row in rows(tmp_path / "out"))
+    assert own == same != another
+    facts = json.loads((tmp_path / "out/run.json").read_text())["facts"]["systems"]
+    assert facts["own"] == facts["same"] != facts["other"]  # the bundle's own seal tells of its weights
+    systems[0]["checkpoint"] = str(tmp_path)
+    with pytest.raises(BundleError, match="Name a checkpoint-N of a run"):
+        next(run(plan(tiny_bundle, systems=systems), tmp_path / "none"))
 
 
 class Ears:

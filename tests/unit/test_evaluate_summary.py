@@ -97,8 +97,8 @@ def test_changes_are_pair_by_pair(tmp_path: Path) -> None:
     assert moved is not None and moved.found.high < -0.15 and moved.p < 0.01 and moved.n == 30
     assert moved.verdict(-1) == "better" and moved.verdict(1) == "worse"
     assert one.cells["sim_o", "b"].against.verdict(1) == ""  # pyright: ignore[reportOptionalMemberAccess]
-    [(name, better, worse)] = conclusions(one)
-    assert name == "b" and "WER, ear" in better and not worse
+    [(name, better, worse)] = conclusions(found, one)
+    assert name == "b" and "WER, ear†" in better and not worse
 
 
 def test_few_lines_make_no_sure_difference(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _rates(rows: Mapping[str, Sequence[Row]], colour: Mapping[str, str]) -> Plot
             if len(set(known[:, 0])) > 1:
                 axes.plot(*_line(known[:, 0], known[:, 1]), color=colour[name], linewidth=1.4)
         axes.set_xlabel("length of the text, phones or letters", **_SMALL)
-        axes.set_ylabel("of them a second of speech", **_SMALL)
+        axes.set_ylabel("a second of speech", **_SMALL)
 
     return plot("speaking rate against length", draw, 4.4, 2.8)
 
@@ -189,6 +189,7 @@ def _radar(one: Table, main: Column, colour: Mapping[str, str]) -> Plot:
         axes.grid(color="#ddd")
         axes.spines["polar"].set_visible(False)
         axes.set_theta_offset(np.pi / 2)
+        axes.tick_params(axis="x", pad=9)
 
     return plot("all sides, from 0 to the best there is", draw, 4.4, 3.1, projection="polar")
 

@@ -99,8 +99,8 @@ def page(found: Evaluation, some: Sequence[Table]) -> str:
 
     parts = [
         Part(
-            one, _groups(found, one), told.conclusions(one), [safe(plot) for plot in charts(found, one)],
-            _utterances(found, one),
+            one, _groups(found, one), told.conclusions(found, one),
+            [safe(plot) for plot in charts(found, one)], _utterances(found, one),
         )
         for one in some
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from llasa.evaluate.columns import Column
+from llasa.evaluate.columns import Column, trend
 from llasa.evaluate.results import Evaluation
 from llasa.evaluate.summary import Cell, Change, Table
 
@@ -27,27 +27,31 @@ def value(column: Column, cell: Cell | None, plus: bool = False) -> str:
 
 
 def moved(column: Column, found: Change) -> str:
-    """Return a change with its interval and p."""
+    """Return a change with its interval and p; of shares in percentage points."""
     parts = [_signed(column, one) for one in (found.found.value, found.found.low, found.found.high)]
+    unit = " points" if "%" in column.form and column.statistic is not trend else ""
     p = "" if math.isnan(found.p) else f", p = {found.p:.3f}" if found.p >= 0.001 else ", p < 0.001"
-    return f"{parts[0]} [{parts[1]}, {parts[2]}]{p}"
+    return f"{parts[0]}{unit} [{parts[1]}, {parts[2]}]{p}"
 
 
 def _signed(column: Column, number: float) -> str:
+    if "%" in column.form and column.statistic is not trend:
+        return f"{100 * number:+.1f}" if number else "0.0"
     return column.shown(number) if "+" in column.form else ("+" if number > 0 else "") + column.shown(number)
 
 
-def conclusions(one: Table) -> list[tuple[str, list[str], list[str]]]:
+def conclusions(found: Evaluation, one: Table) -> list[tuple[str, list[str], list[str]]]:
     """Return of each system but the first what is surely better and what is surely worse than the first's."""
-    found = []
+    told = []
     for name in one.systems[1:]:
         sides: dict[str, list[str]] = {"better": [], "worse": [], "other": [], "": []}
         for column in one.columns:
             cell = one.cells.get((column.key, name))
             if cell is not None and cell.against is not None:
-                sides[cell.against.verdict(column.better)].append(column.title)
-        found.append((name, sides["better"], sides["worse"]))
-    return found
+                mark = "†" if steered(found, column, name) else ""
+                sides[cell.against.verdict(column.better)].append(column.title + mark)
+        told.append((name, sides["better"], sides["worse"]))
+    return told
 
 
 def paper_columns(one: Table) -> list[Column]:

@@ -214,7 +214,7 @@ def read_texts(block: WitnessBlock) -> list[str]:
     Raises:
         ConfigError: the file is missing or no UTF-8, or holds fewer than two texts.
     """
-    named = block.texts and Path(block.texts)
+    named = Path(block.texts) if block.texts else None
     texts = sorted(dict.fromkeys(text for _, text in texts_in(named, "Reading the panel's texts")), key=len)
     if len(texts) < 2:
         raise ConfigError(f"Reading the panel's texts: found {len(texts)}. Give two or more, one a line.")
