@@ -193,6 +193,22 @@ def test_a_checkpoint_speaks_in_place_of_the_bundles_own_weights(tiny_bundle: Pa
         next(run(plan(tiny_bundle, systems=systems), tmp_path / "none"))
 
 
+def test_an_adapter_is_a_checkpoint_too(tiny_bundle: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(tiny_bundle / "lm")
+    kind = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    peft.get_peft_model(model, kind).save_pretrained(tmp_path / "checkpoint-5")
+    systems = [
+        {"bundle": str(tiny_bundle), "checkpoint": checkpoint, "sampling": {"max_tokens": 40}}
+        for checkpoint in (None, str(tmp_path / "checkpoint-5"))
+    ]
+    list(run(plan(tiny_bundle, systems=systems, sets=[{"lines": 1}]), tmp_path / "out"))
+    own, adapted = ((tmp_path / "out" / row["sound"]).read_bytes() for row in rows(tmp_path / "out"))
+    assert own != adapted and rows(tmp_path / "out")[1]["system"] == "tiny checkpoint-5, effort 1"
+
+
 class Ears:
     """Anyone's recogniser."""
 
@@ -206,12 +222,24 @@ class Ears:
 
 def test_what_is_heard_is_compared_in_every_way(tiny_bundle: Path) -> None:
     bench = Bench(plan(tiny_bundle, recognizers=["tests.unit.test_evaluate_run:Ears"], seed_tts_eval=True))
-    said = bench.system("calm").say(line := lines_of(bench.plan.sets[0])[0], 0)
+    line = lines_of(bench.plan.sets[0])[0]
+    said = bench.system("calm", line).say(line, 0)
     heard = bench.ears.listen(line, said)
     assert heard.heard == {"Ears": "bring too lemons"}
     assert heard.measures["wer:Ears"] == pytest.approx(1 / 3) == heard.measures["seed:Ears"]
     assert heard.measures["cer:Ears"] == pytest.approx(1 / 14) and heard.measures["tokens.wer:Ears"] == 3
     assert heard.words["Ears"][1] == ["two", "too", "changed"]
+
+
+def test_texts_that_nothing_could_be_compared_with_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Also where only a server would say them, which nobody asks before."""
+    (tmp_path / "lines.txt").write_text("Fine.\n...\n")
+    wanted = {
+        "systems": [{"url": "http://127.0.0.1:9/v1"}],
+        "sets": [{"source": str(tmp_path / "lines.txt")}],
+    }
+    with pytest.raises(ConfigError, match=r"line-2: .*nothing that can be said"):
+        next(run(plan(tiny_bundle, **wanted), tmp_path / "out"))
 
 
 def test_what_is_not_there_is_not_measured(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cloned.voice == "reference" and cloned.reference is not None
 
 
+def test_silent_pcm_is_no_sound() -> None:
+    with serving(answering((200, bytes(48_000)))) as server:
+        said = system(server.url, format="pcm").say(LINE, 0)
+    assert said.failure == "empty" and "silent" in said.reason
+
+
 @pytest.mark.parametrize(
     ("status", "body", "failure", "told"),
     [
@@ -106,7 +112,7 @@ def test_nobody_there_is_refused_before_anything_is_said() -> None:
     with serving(answering((200, b""))) as server:
         url = server.url
     with pytest.raises(EngineError, match="nobody answers"):
-        system(url).begin()
+        system(url).begin(LINE)
     said = system(url).say(LINE, 0)
     assert said.failure == "error" and "ConnectionRefusedError" in said.reason
 
@@ -116,6 +122,6 @@ def test_a_server_that_refuses_is_found_out_at_once() -> None:
         serving(answering((404, b"no such model"))) as server,
         pytest.raises(ConfigError, match="no such model"),
     ):
-        system(server.url, model="nothing").begin()
+        system(server.url, model="nothing").begin(LINE)
     with pytest.raises(ConfigError, match="URL"):
         system("localhost:8000")

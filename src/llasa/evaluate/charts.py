@@ -14,7 +14,7 @@ from llasa.evaluate.summary import Table
 from llasa.metrics import trend
 
 ENDS = {
-    "": ("ended", "#b7d4c0"), "no end": ("no end", "#ccbb44"), "loop": ("loop", "#ee6677"),
+    "": ("no failure", "#b7d4c0"), "no end": ("no end", "#ccbb44"), "loop": ("loop", "#ee6677"),
     "empty": ("no sound", "#aa3377"), "error": ("error", "#222222"),
 }  # fmt: skip
 EDGES = (0.0, 1e-9, 0.1, 0.2, 0.3, 0.5, 1.0, math.inf)

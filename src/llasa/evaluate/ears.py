@@ -13,7 +13,7 @@ from typing import Any
 from llasa.align import align
 from llasa.bundle import Bundle
 from llasa.core import Audio, Candidate, Score, Utterance, Voice
-from llasa.errors import BundleError, InputError, MissingExtra, ScorerError
+from llasa.errors import BundleError, ConfigError, InputError, MissingExtra, ScorerError
 from llasa.evaluate.plan import Plan, label
 from llasa.evaluate.seed_tts import LANGUAGES, SeedTtsRate
 from llasa.evaluate.sets import Line
@@ -113,6 +113,16 @@ class Ears:
             return None
         kind = ("AutoModelForAudioClassification", "logits") if emotion else ("WavLMForXVector", "embeddings")
         return Similarity(self.bundle.codec, model, kind=kind[0], output=kind[1])
+
+    def problem(self, line: Line) -> str | None:
+        """Return why what is heard of a line could not be compared with it, None if it can."""
+        language = line.language or self.bundle.language(line.text)
+        try:
+            expectation(self.bundle.reader, line.text, language)
+            self._count(Heard(), Utterance(line.name, line.text, None, language))
+        except (ConfigError, InputError) as error:
+            return str(error)
+        return None
 
     def listen(self, line: Line, said: Said) -> Heard:
         """Return what is measured of a line.

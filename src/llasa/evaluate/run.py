@@ -71,7 +71,7 @@ class Bench:
         self.plan = plan
         self.ears = Ears(plan, load_bundle(plan.bundle))
         self._blocks = {block.title: block for block in plan.systems}
-        self._systems, self._loaded = dict[str, System](), tuple[object, ...]()
+        self._systems, self._begun, self._loaded = dict[str, System](), set[str](), tuple[object, ...]()
         self._synthesizer: Synthesizer | None = None
 
     def __call__(self, job: Job) -> Made:
@@ -81,7 +81,7 @@ class Bench:
             EngineError, ScorerError: a system or a recogniser is down.
         """
         seed = self.plan.seed + job.take
-        said = self.system(job.system).say(job.line, seed)
+        said = self.system(job.system, job.line).say(job.line, seed)
         heard, line, sound = self.ears.listen(job.line, said), job.line, said.audio
         row = {
             "system": job.system, "set": line.set, "line": line.id, "take": job.take, "seed": seed,
@@ -91,19 +91,29 @@ class Bench:
         }  # fmt: skip
         return Made(job, row, encode(sound, "flac") if sound else None)
 
-    def system(self, name: str) -> System:
-        """Return a system, ready to speak."""
+    def system(self, name: str, line: Line) -> System:
+        """Return a system that is ready: before its first line it has said `line` once, unmeasured."""
+        system = self._system(name)
+        if name not in self._begun:
+            system.begin(line)
+            self._begun.add(name)
+        return system
+
+    def _system(self, name: str) -> System:
         if name not in self._systems:
-            block = self._blocks[name]
-            self._systems[name] = system_of(block, self._speaker, lambda: self.ears.bundle.codec)
-            self._systems[name].begin()
+            made = system_of(self._blocks[name], self._speaker, lambda: self.ears.bundle.codec)
+            self._systems[name] = made
         return self._systems[name]
 
     def _speaker(self, block: SystemBlock) -> Synthesizer:
         """Return what speaks, loaded anew only if the last system's was another."""
         wanted = tuple(getattr(block, key) for key in _LOADS)
         if self._synthesizer is None or wanted != self._loaded:
-            self._systems, self._synthesizer = {}, None  # let it go before the next one is loaded
+            self._systems, self._begun, self._synthesizer = (
+                {},
+                set(),
+                None,
+            )  # let it go before the next one is loaded
             self._synthesizer, self._loaded = synthesizer_of(block), wanted
         return self._synthesizer
 
@@ -116,13 +126,14 @@ class Bench:
         """
         lines = [line for some in sets.values() for line in some]
         problems = [one for line in lines for one in problems_of(line)]
+        problems += [(line.name, why) for line in lines if (why := self.ears.problem(line))]
         refuse("Looking at the test sets", problems, len(lines))
         facts = {}
         for name in self._blocks:
-            system = self.system(name)
+            system = self._system(name)
             problems = [(line.name, why) for line in lines if (why := system.problem(line))]
             refuse(f"Evaluating '{name}'", problems, len(lines))
-            facts[name] = dict(system.facts)
+            facts[name] = dict(self.system(name, lines[0]).facts)
         return facts
 
 

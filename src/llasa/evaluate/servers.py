@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from llasa.audio import read
+from llasa.audio import SILENCE_PEAK, read
 from llasa.core import Audio
 from llasa.errors import ConfigError, EngineError, InputError
 from llasa.evaluate.plan import SystemBlock
 from llasa.evaluate.sets import Line, reference_of
-from llasa.evaluate.systems import WARM_UP, Said
+from llasa.evaluate.systems import Said
 from llasa.web import Call, Server
 
 KEY_VARIABLE = "LLASA_SYSTEM_KEY"
@@ -56,17 +56,17 @@ class ServerSystem:
         """See `System.problem`; what a server refuses is known once it is asked."""
         return None
 
-    def begin(self) -> None:
-        """See `System.begin`; says a few words, so that a server that refuses is found out now."""
+    def begin(self, line: Line) -> None:
+        """See `System.begin`; a server that refuses the line is found out now."""
         try:
             create_connection(self._server.place, REACH_S).close()
         except OSError as error:
             found = f"nobody answers at {self._server.url} ({error})"
             raise EngineError(f"{self._doing}: {found}. Start the server, or correct `url`.") from error
-        said = self.say(Line("", "", WARM_UP), 0)
+        said = self.say(line, 0)
         if said.failure == "error":
             todo = f"Correct model, voice, format or fields; a key is taken from {KEY_VARIABLE}"
-            raise ConfigError(f"{self._doing}: asked for {WARM_UP!r}, found {said.reason}. {todo}.")
+            raise ConfigError(f"{self._doing}: asked for one line, found {said.reason}. {todo}.")
 
     def say(self, line: Line, seed: int) -> Said:
         """See `System.say`."""
@@ -125,6 +125,8 @@ class ServerSystem:
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
         if not len(samples):
             raise InputError("Reading pcm: found no sample. Check the server.", "empty")
+        if np.abs(samples).max() < SILENCE_PEAK:
+            raise InputError("Reading pcm: it is silent. Check the server.", "silent")
         return Audio(samples, self._block.rate_hz)
 
 

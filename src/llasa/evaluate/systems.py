@@ -25,7 +25,6 @@ from llasa.voice import create
 from llasa.weights import sha256
 
 ENDS = {"length": "no end", "loop": "loop"}  # finish of a segment -> failure
-WARM_UP = "One, two."
 _ADAPTER = "checkpoint"
 
 
@@ -63,8 +62,8 @@ class System(Protocol):
         """Return why a line cannot be said, None if it can; nothing is said."""
         ...
 
-    def begin(self) -> None:
-        """Get ready, so that the first line does not wait for it; refuse what cannot work.
+    def begin(self, line: Line) -> None:
+        """Get ready by saying a line once, so that the first one does not wait; refuse what cannot work.
 
         Raises:
             ConfigError, EngineError, BundleError: what would fail for every line.
@@ -117,10 +116,10 @@ class BundleSystem:
             return str(error)
         return None
 
-    def begin(self) -> None:
+    def begin(self, line: Line) -> None:
         """See `System.begin`."""
         self._synthesizer.warm_up()
-        self._synthesizer.say(WARM_UP, self._named, effort=self._effort, **self._sampling)
+        self.say(line, 0)
 
     def say(self, line: Line, seed: int) -> Said:
         """See `System.say`."""
@@ -219,8 +218,8 @@ class RecordingSystem:
         """See `System.problem`."""
         return None if line.recording else "there is no recording of it"
 
-    def begin(self) -> None:
-        """See `System.begin`."""
+    def begin(self, line: Line) -> None:
+        """See `System.begin`; there is nothing to do."""
 
     def say(self, line: Line, seed: int) -> Said:
         """See `System.say`."""
