@@ -73,6 +73,15 @@ def test_what_a_recogniser_could_not_hear_is_no_failure_of_the_system(tmp_path: 
     assert cell[f"corpus.wer:{EAR}", "a"].found.value == pytest.approx(1 / 9)
 
 
+def test_what_a_system_never_has_is_not_made_up_for_its_failures(tmp_path: Path) -> None:
+    """A server without a reference has no likeness; its failures must not bring one."""
+    served = row("served", 0) | {"measures": {f"tokens.wer:{EAR}": 4, f"wer:{EAR}": 0.0}}
+    gone = row("served", 1, None, "error")
+    found = table(read_evaluation(write(tmp_path / "run", [row("a", 0), row("a", 1), served, gone])), "set")
+    assert ("sim_o", "a") in found.cells and ("sim_o", "served") not in found.cells
+    assert found.cells[f"wer:{EAR}", "served"].found.value == 0.5
+
+
 def test_costs(tmp_path: Path) -> None:
     rows = [row("a", 0), row("a", 1)]
     assert value(write(tmp_path / "hour", rows, {"price_per_hour": 2.0}), "cost") == pytest.approx(1.0)

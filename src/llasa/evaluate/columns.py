@@ -23,7 +23,7 @@ class Column:
 
     title, group: what pages call it and where it stands. about: one sentence. better: -1 if less is, 1 if
     more is, 0 if neither. form: of a number. cells: what of a row it is worked out from, NaN where that was
-    not measured. statistic: of cells [S, K]. tested: whether differences are tested by permutation.
+    not measured. statistic: of cells [S, K], all measured.
     """
 
     key: str
@@ -34,7 +34,6 @@ class Column:
     form: str
     cells: Cells
     statistic: Statistic
-    tested: bool = True
 
     def shown(self, value: float) -> str:
         """Return a value as people read it."""
@@ -46,13 +45,22 @@ def _value(row: Row, key: str) -> float:
     return math.nan if found is None else float(found)
 
 
-def measured(key: str, worst: float | None = None) -> Cells:
-    """Return what reads a measure of a row; a failure without it has the worst value, if there is one."""
+def measured(key: str) -> Cells:
+    """Return what reads a measure of a row."""
+    return lambda row: (_value(row, key),)
+
+
+def declared(key: str, worst: float, rows: Sequence[Row]) -> Cells:
+    """Return what reads a measure of a row; a failure without it has the worst value.
+
+    Args:
+        rows: all there are: of a system that never has the measure, failures do not have it either.
+    """
+    having = {(row["set"], row["system"]) for row in rows if key in row["measures"]}
 
     def cells(row: Row) -> tuple[float]:
-        value = _value(row, key)
-        failed = worst is not None and row["failure"] and math.isnan(value)
-        return (worst if failed and worst is not None else value,)
+        value, owner = _value(row, key), (row["set"], row["system"])
+        return (worst if row["failure"] and math.isnan(value) and owner in having else value,)
 
     return cells
 
@@ -95,7 +103,13 @@ _RATES = {"wer": "WER", "cer": "CER", "per": "phone errors"}
 def columns(found: Evaluation) -> list[Column]:
     """Return the measures that rows of an evaluation have, the one that counts first."""
     known = {key for row in found.rows for key in row["measures"]}
-    some = [*_heard(found.listeners, known), _failures(), *_sounding(known), *_manner(known), *_speed(found)]
+    some = [
+        *_heard(found.listeners, known),
+        _failures(),
+        *_sounding(found.rows, known),
+        *_manner(known),
+        *_speed(found),
+    ]
     return [column for column in some if any(np.isfinite(column.cells(row)).all() for row in found.rows)]
 
 
@@ -111,7 +125,7 @@ def _heard(listeners: Sequence[str], known: set[str]) -> list[Column]:
                 found.append(_word(f"corpus.{key}", f"{called}, corpus", about, errors(key), _ratio))
         about = f"As Seed-TTS-eval's tool counts what {one} heard: what has no sound is left out."
         found.append(_word(f"seed:{one}", f"Seed-TTS-eval WER, {one}", about, measured(f"seed:{one}")))
-        about = f"How unlikely {one} finds the text, nats a token."
+        about = f"How unlikely {one} finds the text, nats a token, where the text fits into the sound."
         found.append(_word(f"nll:{one}", f"NLL, {one}", about, measured(f"nll:{one}"), form="{:.2f}"))
     return found
 
@@ -139,16 +153,16 @@ _SOUND = {
 }  # fmt: skip
 
 
-def _sounding(known: set[str]) -> list[Column]:
+def _sounding(rows: Sequence[Row], known: set[str]) -> list[Column]:
     found = [
-        Column(key, title, "Sound", about, 1, form, measured(key, worst), _mean)
+        Column(key, title, "Sound", about, 1, form, declared(key, worst, rows), _mean)
         for key, (title, worst, form, about) in _SOUND.items()
     ]
     for key in sorted(key for key in known if key.endswith(".value")):
         name = key.removesuffix(".value")
         if not (name == "naturalness" and "mos" in known):
             about = f"What the scorer {name} says, from 0 to 1."
-            found.append(Column(key, name, "Sound", about, 1, "{:.3f}", measured(key, 0.0), _mean))
+            found.append(Column(key, name, "Sound", about, 1, "{:.3f}", declared(key, 0.0, rows), _mean))
     return found
 
 
@@ -157,9 +171,7 @@ def _manner(known: set[str]) -> list[Column]:
         return _value(row, "units"), _value(row, "rate")
 
     about = "By what share the rate changes from short texts to long ones; near 0 is as it should be."
-    slope = Column(
-        "rate_change", "rate, long against short", "Manner", about, 0, "{:+.1%}", along, trend, False
-    )
+    slope = Column("rate_change", "rate, long against short", "Manner", about, 0, "{:+.1%}", along, trend)
     told = {
         "rate": ("rate", "{:.1f}", "Phones or letters a second of speech, pauses left out."),
         "f0_range_st": ("pitch range", "{:.1f}", "Semitones from the 10th to the 90th percentile."),

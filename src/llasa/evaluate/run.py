@@ -109,11 +109,8 @@ class Bench:
         """Return what speaks, loaded anew only if the last system's was another."""
         wanted = tuple(getattr(block, key) for key in _LOADS)
         if self._synthesizer is None or wanted != self._loaded:
-            self._systems, self._begun, self._synthesizer = (
-                {},
-                set(),
-                None,
-            )  # let it go before the next one is loaded
+            self._systems, self._begun = {}, set()
+            self._synthesizer = None  # let it go before the next one is loaded
             self._synthesizer, self._loaded = synthesizer_of(block), wanted
         return self._synthesizer
 

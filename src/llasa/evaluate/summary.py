@@ -73,7 +73,7 @@ def change(column: Column, before: Sequence[Row], after: Sequence[Row]) -> Chang
         return Change(trend_estimate(old[:, 0], new[:, 1] / old[:, 1], groups), math.nan, len(pairs))
     if np.array_equal(old, new):
         return Change(Estimate(0.0, 0.0, 0.0), 1.0, len(pairs))
-    p = permutation_test(column.statistic, old, new, groups, DRAWS) if column.tested else math.nan
+    p = permutation_test(column.statistic, old, new, groups, DRAWS)
     return Change(paired(column.statistic, old, new, groups), p, len(pairs))
 
 
