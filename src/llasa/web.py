@@ -121,13 +121,22 @@ class Call:
             OSError: nobody listens, or nothing in time, where comments are nothing; see `extend`.
             HTTPException: what came is no HTTP.
         """
+        with self.pieces(path, body) as (status, pieces):
+            yield status, self._events(pieces) if status == 200 else iter([b"".join(pieces)])
+
+    @contextmanager
+    def pieces(self, path: str, body: bytes) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Post JSON and give the status and the bytes of the answer as they come.
+
+        If the status is not 200, only the beginning of the answer comes. Raises as `events`.
+        """
         with (
             closing(self._server.connection()) as connection,
             self._watched(),
             self._answer(connection, "POST", path, body, JSON) as response,
         ):
             good = response.status == 200
-            yield response.status, self._events(response) if good else iter([response.read(1 << 12)])
+            yield response.status, self._pieces(response) if good else iter([response.read(1 << 12)])
 
     def extend(self) -> None:
         """Give the next part of an answer its time."""
@@ -201,10 +210,14 @@ class Call:
         self._late = True
         self.hang_up()
 
-    def _events(self, response: HTTPResponse) -> Iterator[bytes]:
+    def _pieces(self, response: HTTPResponse) -> Iterator[bytes]:
         self.extend()
-        rest = b""
         while piece := response.read1(1 << 16):
+            yield piece
+
+    def _events(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        rest = b""
+        for piece in pieces:
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > LARGEST_ANSWER:
                 raise OSError(f"an event of more than {LARGEST_ANSWER} bytes")

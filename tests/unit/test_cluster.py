@@ -73,12 +73,12 @@ class _Started:
 
 class _Actor:
     def __init__(self, ray: Remote, worker: object) -> None:
-        self.ray, self.worker, self.encode = ray, worker, self
+        self.ray, self.worker, self.work = ray, worker, self
 
     def remote(self, job: Job) -> Made:
         self.ray.waiting += 1
         self.ray.most = max(self.ray.most, self.ray.waiting)
-        return self.worker.encode(job)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.worker.work(job)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_shards_are_equal_and_few_jobs_wait(

@@ -15,8 +15,8 @@ from llasa import config
 from llasa.bundle import load_bundle
 from llasa.core import Candidate, Score
 from llasa.errors import BundleError, ConfigError, InputError, ScorerError
+from llasa.journal import keep_until
 from llasa.train.grpo import Grpo, _Run, read_recipe, train
-from llasa.train.journal import keep_until
 from llasa.train.result import write_result
 
 LONGEST = 20

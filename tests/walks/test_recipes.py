@@ -9,6 +9,7 @@ import pytest
 
 from llasa.core import Clip
 from llasa.data.sources import open_source
+from llasa.evaluate.plan import read_plan
 from llasa.train.codec.recipe import read as read_codec
 from llasa.train.recognizer.recipe import read as read_recognizer
 from llasa.train.sft import read_recipe
@@ -27,6 +28,13 @@ def test_the_starters_recipes_are_understood() -> None:
     assert [one.text_form for one in heard] == ["phones", "characters"]
     assert heard[0].copies == heard[1].copies and heard[0].seed != heard[1].seed
     assert read_recipe(RECIPES / "scaling/lm.toml").scratch
+
+
+def test_the_evaluation_is_understood() -> None:
+    plan = read_plan(RECIPES / "evaluate/starter.toml")
+    assert [(block.title, block.effort) for block in plan.systems] == [
+        ("effort 1", 1), ("effort 4", 4), ("effort 16", 16),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["starter.sh"])

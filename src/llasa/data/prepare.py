@@ -88,7 +88,10 @@ def prepare(
             folder, or the disk is full. InputError: too many rejects, or nothing left. Interrupted: a signal.
     """
     options = options or Options()
-    with _stoppable(Path(out)) as check, closing(Folder(Path(out))) as folder:
+    with (
+        stoppable(f"Preparing '{out}'", "complete shards are kept") as check,
+        closing(Folder(Path(out))) as folder,
+    ):
 
         def told(step: Progress) -> None:
             check()
@@ -208,7 +211,7 @@ def _prepared(folder: Folder, codec: str, before: int) -> Prepared:
 
 
 @contextmanager
-def _stoppable(out: Path) -> Iterator[Callable[[], None]]:
+def stoppable(doing: str, kept: str) -> Iterator[Callable[[], None]]:
     """Let SIGTERM and SIGINT end the work at once: there is never anything to save.
 
     Gives what raises again: an exception in a callback of a C library, such as libsndfile's, is lost there.
@@ -224,8 +227,8 @@ def _stoppable(out: Path) -> Iterator[Callable[[], None]]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        found = f"stopped by {signal.Signals(number).name}, complete shards are kept"
-        stopped.append(Interrupted(f"Preparing '{out}': {found}. Run the same command again to go on."))
+        found = f"stopped by {signal.Signals(number).name}, {kept}"
+        stopped.append(Interrupted(f"{doing}: {found}. Run the same command again to go on."))
         check()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

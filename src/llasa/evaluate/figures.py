@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from llasa.data.report import empty_figure, svg
+from llasa.evaluate.plotting import COLOURS, Plot, plot
 from llasa.evaluate.run_folder import Row, Run
 from llasa.evaluate.signs import ends, looped, rate_trend, rates
 from llasa.metrics import span
 
-COLOURS = ("#4477aa", "#aa3377", "#228833", "#ccbb44", "#66ccee", "#ee6677", "#bbbbbb", "#222222")
 BINS = 40  # of steps, in plots of shares
 DRAWN = 1500  # points of a scatter
 RELATIVE = ("rate", "pitch_range")  # limits of these are shares of the start
@@ -36,14 +34,6 @@ PANEL: Mapping[str, str] = {
     "similarity": "likeness to the voice", "mos": "opinion, 1 to 5", "pitch_range": "melody, semitones",
     "failures": "lines that failed, share",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A drawing and what stands above it."""
-
-    title: str
-    drawn: str
 
 
 def plots(run: Run) -> dict[str, list[Plot]]:
@@ -84,7 +74,7 @@ def _curve(title: str, unit: str, lines: Mapping[str, tuple[Sequence[float], Seq
         if len(axes.lines) > 1:
             axes.legend(fontsize=6, frameon=False)
 
-    return _plot(title, draw)
+    return plot(title, draw)
 
 
 def _smoothed(values: Sequence[float], width: int = 15) -> np.ndarray:
@@ -108,7 +98,7 @@ def _panel_plot(name: str, panel: Sequence[Row]) -> Plot:
             axes.scatter(*_points(marked, name), color=colour, marker=marker, s=45, zorder=3)
         axes.set_xlabel("step", fontsize=7)
 
-    return _plot(PANEL[name], draw)
+    return plot(PANEL[name], draw)
 
 
 def _points(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
@@ -183,7 +173,7 @@ def _stacked(title: str, shares: Mapping[str, tuple[Sequence[float], Sequence[fl
         axes.set_ylabel("share", fontsize=7)
         axes.legend(fontsize=6, loc="lower left")
 
-    return _plot(title, draw)
+    return plot(title, draw)
 
 
 def _scatter(first: Sequence[Row], last: Sequence[Row]) -> Plot:
@@ -199,7 +189,7 @@ def _scatter(first: Sequence[Row], last: Sequence[Row]) -> Plot:
         if axes.has_data():
             axes.legend(fontsize=6, frameon=False)
 
-    return _plot("speaking rate against length", draw, width=7.4, height=3.2)
+    return plot("speaking rate against length", draw, width=7.4, height=3.2)
 
 
 def _line(lengths: np.ndarray, said: np.ndarray, change: float) -> tuple[np.ndarray, np.ndarray]:
@@ -209,13 +199,3 @@ def _line(lengths: np.ndarray, said: np.ndarray, change: float) -> tuple[np.ndar
     slope = math.log1p(change) / max(long - short, 1e-9)
     logs = np.log(said) - slope * lengths
     return along, np.exp(np.median(logs) + slope * along)
-
-
-def _plot(title: str, draw: Callable[[Any], None], width: float = 3.6, height: float = 2.2) -> Plot:
-    figure = empty_figure(width, height)
-    axes = figure.subplots()
-    draw(axes)
-    axes.set_title(title, fontsize=9)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    return Plot(title, svg(figure))

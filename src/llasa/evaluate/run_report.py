@@ -16,7 +16,8 @@ from llasa.config import lines
 from llasa.core import plain
 from llasa.data.report import empty_figure, template_of
 from llasa.errors import InputError
-from llasa.evaluate.figures import Plot, plots
+from llasa.evaluate.figures import plots
+from llasa.evaluate.plotting import Plot
 from llasa.evaluate.run_folder import Row, Run, Sample
 from llasa.evaluate.signs import ends, gain, rate_trend, signs, verdict
 
@@ -151,11 +152,13 @@ def _samples(run: Run) -> tuple[list[int], list[Heard]]:
 
 
 def _sound(sample: Sample | None) -> str:
+    return sound_uri(sample.path) if sample else ""
+
+
+def sound_uri(path: Path) -> str:
     """Return a sound as a data URI; empty where there is none that can be read."""
-    if sample is None:
-        return ""
     try:
-        sound = read(sample.path, min_s=0.0, max_s=600.0)
+        sound = read(path, min_s=0.0, max_s=600.0)
     except InputError:
         return ""
     return "data:audio/mpeg;base64," + base64.b64encode(encode(sound, "mp3")).decode()

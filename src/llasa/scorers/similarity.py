@@ -36,14 +36,17 @@ class Similarity:
     partial = True
 
     def __init__(
-        self, codec: Codec, model: str = "resemblyzer", low: Low = None, device: str | None = None
-    ) -> None:
+        self, codec: Codec, model: str = "resemblyzer", low: Low = None, device: str | None = None,
+        kind: str = "WavLMForXVector", output: str = "embeddings",
+    ) -> None:  # fmt: skip
         """Take what listens.
 
         Args:
-            model: `resemblyzer`, or a folder with a checkpoint of `WavLMForXVector`.
+            model: `resemblyzer`, or a folder with a checkpoint.
             low: the cosine that is worth 0, below 1; that of the model if None.
             device: of a checkpoint, as `device.chosen_device`.
+            kind, output: the class of transformers that loads a checkpoint, and the field it compares: of a
+                sound classifier, `AutoModelForAudioClassification` and `logits`.
 
         Raises:
             MissingExtra: resemblyzer is not installed. BundleError: the checkpoint is missing or damaged.
@@ -51,9 +54,7 @@ class Similarity:
         known = model == "resemblyzer"
         self.cost = SMALL_MODEL if known else LARGE_MODEL
         self.low = LOW.get(model, 0.0) if low is None else low
-        self._embed: Embed = (
-            _resemblyzer() if known else Checkpoint(model, "WavLMForXVector", "embeddings", device)
-        )
+        self._embed: Embed = _resemblyzer() if known else Checkpoint(model, kind, output, device)
         self._own = PerVoice(lambda voice: self._embed([recorded(voice, codec)])[0])
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:

@@ -14,10 +14,10 @@ from transformers import TrainerCallback
 
 from llasa import audio
 from llasa.errors import LlasaError
+from llasa.journal import append, keep_until
 from llasa.spoken import concatenated, voiced
 from llasa.synthesizer import Synthesizer
 from llasa.train.bar import Bar
-from llasa.train.journal import append, keep_until
 from llasa.train.panel import SamplesBlock, to_board
 from llasa.train.rollout import Rolled, Roller, resting
 

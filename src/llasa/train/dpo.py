@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from llasa import config
 from llasa.audio import replace_file
+from llasa.begun import start
 from llasa.bundle import load_bundle
 from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model
@@ -28,7 +29,6 @@ from llasa.train.panel import Panel, SamplesBlock, Speaker
 from llasa.train.policy import check_head, lora_config, speech_only
 from llasa.train.preference import Preference, Preferences, preferences, split
 from llasa.train.result import write_result
-from llasa.train.run import start
 from llasa.weights import sha256
 
 DEFAULTS: dict[str, Any] = {

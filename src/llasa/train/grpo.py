@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from llasa import config
+from llasa.begun import start
 from llasa.bundle import Bundle, load_bundle
 from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model
@@ -36,7 +37,6 @@ from llasa.train.policy import check_head, lora_config, speech_only
 from llasa.train.prompts import Prompts, read_texts
 from llasa.train.result import write_result
 from llasa.train.rollout import Roller
-from llasa.train.run import start
 from llasa.train.scoring import Judging, check_judge
 from llasa.train.verdicts import Verdicts
 from llasa.weights import sha256

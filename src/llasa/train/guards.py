@@ -17,10 +17,11 @@ from typing import Any
 from pydantic import Field
 from transformers import TrainerCallback
 
+from llasa import journal
 from llasa.core import plain
 from llasa.errors import ConfigError
 from llasa.synthesizer import Synthesizer
-from llasa.train import group, journal
+from llasa.train import group
 from llasa.train.limits import Change, LimitsBlock, changes, measured
 from llasa.train.resume import Done
 from llasa.train.witness import Line, Witness, WitnessBlock, line_of

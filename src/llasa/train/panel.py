@@ -19,11 +19,11 @@ from llasa.bundle import Bundle
 from llasa.core import Candidate, Utterance
 from llasa.engines.adapters import merged
 from llasa.errors import LlasaError
+from llasa.journal import append, keep_until
 from llasa.scorers.wer import ErrorRate
 from llasa.spoken import Spoken, concatenated
 from llasa.synthesizer import Synthesizer
 from llasa.train.bar import Bar
-from llasa.train.journal import append, keep_until
 from llasa.train.start import with_model
 
 PLOTTED = ("loss", "eval_held_loss", "eval_other_voice_loss", "sample_wer")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llasa import config
 from llasa.audio import replace_file
+from llasa.begun import start
 from llasa.bundle import Bundle
 from llasa.data.index import Split
 from llasa.data.packing import cut
@@ -32,7 +33,6 @@ from llasa.train.panel import Panel, SamplesBlock, Speaker
 from llasa.train.preflight import Report, check, preflight
 from llasa.train.result import write_result
 from llasa.train.rows import Batches, Corpus, Example, Rows, RowsBlock, Share, tensors
-from llasa.train.run import start
 from llasa.train.start import Start, starting_bundle
 from llasa.weights import sha256
 

@@ -1,6 +1,6 @@
 """The held-out panel: fixed lines that the current weights say, heard by models that never steer.
 
-The built-in lines are our own, of 3 to 16 words, which is what is said in one go. Must not know: trainers,
+Must not know: trainers,
 limits, what is done with what was heard.
 """
 
@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic import BaseModel, Field
 from llasa import config
 from llasa.bundle import Bundle
 from llasa.core import Audio, Candidate, Judged, Status, Utterance
+from llasa.data.texts import spread, texts_in
 from llasa.errors import ConfigError, InputError, MissingExtra, ScorerError
 from llasa.judge import Judge, Part, Rubric
 from llasa.recipe import HELD_OUT
@@ -174,7 +174,7 @@ class Witness:
 
     def _criticised(self, lines: Sequence[Line], judged: Sequence[Judged]) -> list[Line]:
         """Return the lines with an opinion of some of them."""
-        some = _spread(len(lines), self.block.opinions)
+        some = spread(len(lines), self.block.opinions)
         asked = [place for place in some if judged[place].status == "scored"]
         found = self.critic.judge([_at_once(judged[place].candidate) for place in asked])
         opinions = {place: _opinion(one) for place, one in zip(asked, found, strict=True)}
@@ -214,20 +214,11 @@ def read_texts(block: WitnessBlock) -> list[str]:
     Raises:
         ConfigError: the file is missing or no UTF-8, or holds fewer than two texts.
     """
-    if block.texts is None:
-        written = resources.files("llasa.train").joinpath("guard.txt").read_text("utf-8")
-    else:
-        doing = f"Reading the panel's texts '{block.texts}'"
-        try:
-            written = Path(block.texts).read_text("utf-8")
-        except OSError as error:
-            raise ConfigError(f"{doing}: the system says: {error.strerror}. Check the path.") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{doing}: it is not UTF-8. Save it as UTF-8.") from error
-    texts = sorted({line.strip(): None for line in written.splitlines() if line.strip()}, key=len)
+    named = Path(block.texts) if block.texts else None
+    texts = sorted(dict.fromkeys(text for _, text in texts_in(named, "Reading the panel's texts")), key=len)
     if len(texts) < 2:
         raise ConfigError(f"Reading the panel's texts: found {len(texts)}. Give two or more, one a line.")
-    return [texts[place] for place in _spread(len(texts), block.lines)]
+    return [texts[place] for place in spread(len(texts), block.lines)]
 
 
 def _check_lengths(texts: Sequence[str], language: str | None, bundle: Bundle) -> None:
@@ -236,11 +227,6 @@ def _check_lengths(texts: Sequence[str], language: str | None, bundle: Bundle) -
     if long:
         found = f"{len(long)} are too long to be said in one go, such as {long[0][:60]!r}"
         raise ConfigError(f"Reading the panel's texts: {found}. Shorten or cut them.")
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return places of `count` things, evenly spread; all of them if there are no more than `most`."""
-    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 
 def _at_once(candidate: Candidate) -> Candidate:

@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from llasa import begun as runs
 from llasa.audio import replace_file
 from llasa.codec.base import Codec
 from llasa.core import Audio
 from llasa.device import chosen_device
 from llasa.recognizers import load_recognizer
 from llasa.recognizers.base import Recognizer
-from llasa.train import run as runs
 from llasa.train.codec import panel, roundtrip
 from llasa.train.codec.crops import Crops, Material, Shape, gather, whole, write_rejects
 from llasa.train.codec.panel import Panel, draw_report

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from llasa import begun as runs
 from llasa.audio import replace_file
 from llasa.bundle import load_bundle
 from llasa.codec import load_codec
@@ -23,7 +24,6 @@ from llasa.recognizers.ctc import CtcModel, CtcRecognizer
 from llasa.text.normalize import LANGUAGES
 from llasa.text.phones import Phonemizer
 from llasa.text.reading import Reader
-from llasa.train import run as runs
 from llasa.train.codec.crops import write_rejects
 from llasa.train.group import join_group, own_device, rank, wait_for_all
 from llasa.train.loop import Plan, fit

@@ -20,11 +20,11 @@ from llasa.audio import replace_file
 from llasa.errors import ConfigError
 
 _PACKAGES = ("llasa", "torch", "transformers", "tokenizers", "accelerate", "trl", "peft", "datasets", "numpy")
-_STATES = ("checkpoint-*", "checkpoints", "step-*", "stages")
+_STATES = ("checkpoint-*", "checkpoints", "step-*", "stages", "results.jsonl")
 _log = logging.getLogger(__name__)
 
 
-def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False) -> None:
+def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False, doing: str = "Training") -> None:
     """Begin a run in `folder`, or go on with it: lock the folder and write or compare `run.json`.
 
     Under torchrun the first process does it for all. The lock is held until the process ends.
@@ -34,6 +34,7 @@ def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False) -> N
         facts: JSON-able; all that decides what comes out, such as recipe, seed, and the hashes of data,
             bundle, codec and tokenizer.
         changed_ok: go on although facts have changed; `run.json` then tells which.
+        doing: what is done in the folder; opens the message of an error.
 
     Raises:
         ConfigError: another process is at work there, it cannot be written, facts have changed, or it holds
@@ -41,18 +42,18 @@ def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False) -> N
     """
     if int(os.environ.get("RANK", "0")) > 0:
         return
-    now = json.loads(json.dumps(facts, default=str))
+    now, doing = json.loads(json.dumps(facts, default=str)), f"{doing} in '{folder}'"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _lock(folder)
+        _lock(folder, doing)
     except OSError as error:
-        raise ConfigError(f"Training in '{folder}': the system says: {error.strerror}. {_NAME}") from error
+        raise ConfigError(f"{doing}: the system says: {error.strerror}. {_NAME}") from error
     path = folder / "run.json"
-    before = _read(folder, path)
+    before = _read(folder, path, doing)
     changes = _changes(before["facts"], now) if before else []
     if changes and not changed_ok:
         raise ConfigError(
-            f"Training in '{folder}': it was begun with other settings or data.\n"
+            f"{doing}: it was begun with other settings or data.\n"
             + "\n".join(f"  {line}" for line in changes)
             + "\nGo back to what it was, name another folder, or allow the change (--changed-ok)."
         )
@@ -62,19 +63,17 @@ def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False) -> N
 _NAME = "Name another folder."
 
 
-def _read(folder: Path, path: Path) -> dict[str, Any] | None:
+def _read(folder: Path, path: Path, doing: str) -> dict[str, Any] | None:
     """Return the run of a folder, or None if it is to begin."""
     if not path.exists():
         if any(entry for pattern in _STATES for entry in folder.glob(pattern)):
-            raise ConfigError(
-                f"Training in '{folder}': training states are there, but no run.json says of what. {_NAME}"
-            )
+            raise ConfigError(f"{doing}: states of a run are there, but no run.json says of what. {_NAME}")
         return None
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         return {"facts": body["facts"], "versions": body["versions"], **body}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"Training in '{folder}': its run.json is damaged. {_NAME}") from error
+        raise ConfigError(f"{doing}: its run.json is damaged. {_NAME}") from error
 
 
 def _write(
@@ -134,7 +133,7 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     """Return the git commit of this package's source, with + if files have changed; None if it has none."""
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
@@ -144,7 +143,7 @@ def _commit() -> str | None:
         return None
 
 
-def _lock(folder: Path) -> None:
+def _lock(folder: Path, doing: str) -> None:
     """Take the folder's lock, and keep it as long as this process lives."""
     # Never closed on purpose: closing any descriptor of the file would let the lock go. A record lock is not
     # inherited by children, so workers that outlive a killed run do not keep the folder.
@@ -155,7 +154,7 @@ def _lock(folder: Path) -> None:
         owner = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise ConfigError(
-            f"Training in '{folder}': another process is at work there ({owner}). Wait for it, or end it."
+            f"{doing}: another process is at work there ({owner}). Wait for it, or end it."
         ) from None
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
     os.ftruncate(descriptor, 0)

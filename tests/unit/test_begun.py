@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from llasa import begun as run
 from llasa.errors import ConfigError
-from llasa.train import run
 
 FACTS = {"recipe": {"trainer": {"learning_rate": 1e-4, "steps": 10}, "stages": [{"name": "a", "steps": 1}]},
          "data": "d1", "tokenizer": "t1"}  # fmt: skip

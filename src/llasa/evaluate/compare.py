@@ -1,0 +1,88 @@
+"""Two evaluations side by side: what changed from one to the other, and whether it got worse than allowed.
+
+Must not know: pages, models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llasa.errors import ConfigError
+from llasa.evaluate.columns import Column, columns
+from llasa.evaluate.results import Evaluation
+from llasa.evaluate.summary import Change, change, told_change
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What changed of a measure. system: its name, or both names. broken: worse than allowed."""
+
+    test_set: str
+    system: str
+    column: Column
+    change: Change
+    broken: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        told = {"set": self.test_set, "system": self.system, "measure": self.column.key}
+        return told | told_change(self.change, self.column) | {"broken": self.broken}
+
+
+def differences(
+    old: Evaluation, new: Evaluation, limits: Mapping[str, float], only: Sequence[str] = ()
+) -> list[Difference]:
+    """Return what changed, over the utterances that both have.
+
+    Args:
+        limits: by how much a measure may get worse; broken only where the whole interval lies beyond, so that
+            the noise of a small test set breaks nothing.
+        only: measures to tell of; all if empty.
+
+    Raises:
+        ConfigError: they share no system, test set or utterance, or a limit's measure is not there.
+    """
+    doing = f"Comparing '{old.folder}' with '{new.folder}'"
+    every, pairs = columns(new), _pairs(old, new, doing)
+    _check(doing, every, [*limits, *only])
+    found = [
+        Difference(test_set, name, column, moved, _broken(column, moved, limits.get(column.key)))
+        for test_set in new.sets
+        for name, (before, after) in pairs.items()
+        for column in every
+        if (not only or column.key in only or column.key in limits)
+        and (moved := change(column, old.of(test_set, before), new.of(test_set, after)))
+    ]
+    if not found:
+        raise ConfigError(f"{doing}: they share no utterance. Evaluate the same texts and takes.")
+    told = {one.column.key for one in found}
+    if lost := [key for key in limits if key not in told]:
+        raise ConfigError(f"{doing}: '{lost[0]}' was not measured on both sides. Limit another measure.")
+    return found
+
+
+def _pairs(old: Evaluation, new: Evaluation, doing: str) -> dict[str, tuple[str, str]]:
+    """Return which systems are compared: those of one name, or the only ones there are."""
+    shared = {name: (name, name) for name in new.systems if name in old.systems}
+    if not shared and len(old.systems) == len(new.systems) == 1:
+        [before], [after] = old.systems, new.systems
+        return {f"{before} → {after}": (before, after)}
+    if not shared:
+        found = f"no system has one name on both sides ({', '.join(old.systems)}; {', '.join(new.systems)})"
+        raise ConfigError(f"{doing}: {found}. Give those to be compared one `name`.")
+    return shared
+
+
+def _check(doing: str, every: Sequence[Column], named: Sequence[str]) -> None:
+    known = [column.key for column in every]
+    for key in named:
+        if key not in known:
+            raise ConfigError(f"{doing}: found no measure '{key}'. Known: {', '.join(known)}.")
+
+
+def _broken(column: Column, moved: Change, limit: float | None) -> bool:
+    if limit is None:
+        return False
+    if column.better == 0:  # neither way is worse: any move counts
+        return moved.found.low > limit or moved.found.high < -limit
+    return moved.found.low > limit if column.better < 0 else moved.found.high < -limit
