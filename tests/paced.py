@@ -185,7 +185,8 @@ class Live:
         """Return the bytes that a request is answered with."""
         speech = self.desk.speakers.begin(_asked(asked))
         streams = speech.asked.streams
-        encoder = Encoder(speech.asked.response_format, speech.asked.sample_rate, whole=not streams)
+        how = (speech.asked.response_format, speech.asked.sample_rate, not streams)
+        encoder = Encoder(*how, tags=speech.provenance.tags)
         return b"".join(map(encoder.push, speech.sounds())) + encoder.close()
 
 

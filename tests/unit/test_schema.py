@@ -65,6 +65,9 @@ ROUTES = {
     ("GET", "/v1/audio/models"), ("GET", "/v1/audio/voices"), ("GET", "/v1/models"),
     ("GET", "/v1/models/{name}"), ("GET", "/v1/receipts/{id}"),
     ("POST", "/v1/audio/speech"), ("POST", "/v1/audio/voices"),
+    ("GET", "/v1/audio/books"), ("POST", "/v1/audio/books"), ("GET", "/v1/audio/books/{id}"),
+    ("GET", "/v1/audio/books/{id}/content"), ("POST", "/v1/audio/books/{id}/redo"),
+    ("DELETE", "/v1/audio/books/{id}"),
     ("DELETE", "/v1/audio/voices/{name}"), ("WS", "/v1/audio/speech/stream"),
 }  # fmt: skip
 STRANGERS = [
