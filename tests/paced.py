@@ -252,7 +252,7 @@ def main() -> None:
         os.environ["LLASA_HOME"] = folder
         bundle = paced_bundle(build_tiny_bundle(Path(folder) / "tiny"), PacedEngine(step_ms / 1000))
         with _listening("127.0.0.1", 0) as listener:
-            _run_speech(desk_of(bundle, limits), listener, rules, None)
+            _run_speech(desk_of(bundle, limits), listener, rules, None, page=False)
 
 
 if __name__ == "__main__":

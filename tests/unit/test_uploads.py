@@ -42,7 +42,7 @@ def upload(data: bytes) -> Ask:
 def inline(data: bytes) -> Ask:
     """Return the request that speaks with the voice of a file."""
     sound = "data:audio/wav;base64," + base64.b64encode(data).decode()
-    return Ask({"input": "One.", "ref_audio": sound, "ref_text": "the cat"})
+    return Ask({"input": "One.", "ref_audio": sound, "ref_text": "the cat", "consent": "I agree."})
 
 
 def test_bombs_are_refused(live: Live) -> None:
