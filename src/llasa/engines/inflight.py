@@ -189,8 +189,8 @@ class Row:
             "steps": self.drawn,
         }
         if self.guessed:
-            stats |= {"passes": self.passes, "guessed": self.guessed}
-            stats |= {f"held_{number}": count for number, count in enumerate(self.held, 1)}
+            stats |= {"drafts_passes": self.passes, "drafts_guessed": self.guessed}
+            stats |= {f"drafts_held_{number}": count for number, count in enumerate(self.held, 1)}
         return Generation(self.ids, finish, self.logprobs if self.request.params.logprobs else None, stats)
 
 

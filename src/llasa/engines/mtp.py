@@ -126,7 +126,7 @@ def read_drafts(place: Path, model: Any) -> Drafts:
     """
     doing = f"Loading the drafts in '{place}'"
     check_trunk(getattr(model, "model", model), doing)
-    weights = _weights(place / _FILE if place.is_dir() else place, doing)
+    weights = _weights(place if place.suffix == ".safetensors" else place / _FILE, doing)
     numbers = {int(found[1]) for name in weights if (found := _MODULE.match(name))}
     with torch.device("meta"):
         drafts = Drafts(model.config, max(numbers, default=1))

@@ -78,6 +78,8 @@ class NativeEngine(StepLoop):
             raise ConfigError(f"Starting the engine: mode is '{mode}'. Set it to one of: {known}.")
         self._model = model
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        rule = rule or Verification()
+        self.drafts = rule.name if drafts is not None else None
         alone = mode == "alone"
         if alone and drafts is not None:
             raise ConfigError("Starting the engine: mode is 'alone', with drafts. Leave one of them out.")

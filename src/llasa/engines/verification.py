@@ -33,6 +33,11 @@ class Verification:
     top_k: int | None = None
     rows: int = ROWS
 
+    @property
+    def name(self) -> str:
+        """How `rule_of` is told of it."""
+        return "exact" if self.top_k is None else f"top-k={self.top_k}"
+
 
 def rule_of(how: str) -> Verification:
     """Return what is written as `exact`, `top-k`, which takes `TOP_K`, or `top-k=100`.

@@ -48,18 +48,18 @@ class Changes:
     """What shall differ from the bundle as it is.
 
     repo: its id on the Hub, `owner/name`. name: of the new bundle. lm: a trainer's output in Hugging Face
-    layout, in place of the language model. adapter: a LoRA folder to merge into it. drafts: draft modules of
-    the language model; its own if None, unless it becomes another. license, base_model: as the Hub writes
-    them.
+    layout, in place of the language model. adapter: a LoRA folder to merge into it. license, base_model: as
+    the Hub writes them. drafts: draft modules of the language model; its own if None, unless it becomes
+    another.
     """
 
     repo: str | None = None
     name: str | None = None
     lm: Path | None = None
     adapter: Path | None = None
-    drafts: Path | None = None
     license: str | None = None
     base_model: str | None = None
+    drafts: Path | None = None
 
     @property
     def new_lm(self) -> bool:
