@@ -1,6 +1,7 @@
 """Draft modules: their passes, what verification lets through, and their files."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import chisquare
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llasa.core import Generation, Ids, SamplingParams
 from llasa.engines.backbone import Backbone
+from llasa.engines.drawing import Settings, penalise, shares
 from llasa.engines.mtp import Drafts, read_drafts, write_drafts
 from llasa.engines.native import NativeEngine
 from llasa.engines.quantized import quantize
@@ -319,3 +322,47 @@ def test_drafts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_parameters_of_the_toy_leave_something_out() -> None:
     assert (chain(markov(), MARKOV) == 0).any()  # or truncation would not be tested
+
+
+@torch.inference_mode()
+def told(params: SamplingParams, start: int) -> dict[tuple[int, ...], float]:
+    """Return how likely each row of ids is that plain sampling can draw of the toy."""
+    model, allowed = markov(), list(params.allowed_token_ids or ())
+    stops = torch.tensor([i in params.stop_token_ids for i in allowed])
+    settings, found = Settings.of([params], torch.device("cpu")), dict[tuple[int, ...], float]()
+
+    def go_on(ids: tuple[int, ...], chance: float) -> None:
+        ended = ids[-1:] == (STOP,)
+        if ended or len(ids) == params.max_tokens:
+            found[ids] = found.get(ids, 0) + chance
+            return
+        logits = model(input_ids=torch.tensor([[(start, *ids)[-1]]])).logits[:, 0, allowed].float()
+        seen = torch.tensor([[i in ids for i in allowed]])
+        logits = penalise(logits, seen, settings.penalty)
+        if len(ids) < params.min_tokens:
+            logits = logits.masked_fill(stops, -torch.inf)
+        for token_id, share in zip(allowed, shares(logits, settings)[0].tolist(), strict=True):
+            if share:
+                go_on((*ids, token_id), chance * share)
+
+    go_on((), 1.0)
+    return found
+
+
+def test_rules_that_look_back_are_kept_exactly_among_guesses() -> None:
+    params = replace(
+        MARKOV, allowed_token_ids=(*STATES[:4], STOP), stop_token_ids=(STOP,), repetition_penalty=1.8,
+        min_tokens=1, max_tokens=4, n=64, top_k=0, top_p=0.97,
+    )  # fmt: skip
+    model, expected, counts = markov(), told(params, 20), Counter[tuple[int, ...]]()
+    with running(model, concurrency=64, drafts=noisy(model), rule=CROWD) as engine:
+        requests = [engine.submit([1, 20], replace(params, seed=seed)) for seed in range(60)]
+        for one in (row for request in requests for row in request.result()):
+            counts[(*one.ids, *([STOP] if one.finish == "stop" else []))] += 1
+    total = counts.total()
+    assert set(counts) <= set(expected)
+    often = [ids for ids, chance in expected.items() if chance * total >= 5]
+    wanted = np.array([*(expected[ids] * total for ids in often), 0.0])
+    found = np.array([*(counts[ids] for ids in often), 0.0])
+    wanted[-1], found[-1] = total - wanted.sum(), total - found.sum()
+    assert len(often) > 20 and chisquare(found, wanted).pvalue > 0.01
