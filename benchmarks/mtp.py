@@ -18,7 +18,7 @@ python benchmarks/mtp.py heard --bundle run/bundle
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -207,18 +207,17 @@ def heard(args: argparse.Namespace) -> dict[str, Any]:
     folder = bundle.folder / bundle.manifest.lm.path
     block = WitnessBlock(lines=args.lines, takes=args.takes, recognizer="pocketsphinx", opinions=2)
     rules = {"plain": None, "exact": Verification(), "top-k": Verification(args.top_k or 50)}
-    lines = {}
+    lines, report = {}, {}
     for name, rule in rules.items():
         # One at a time: in a crowd nothing is guessed.
         speaker = bundle.with_engine(NativeEngine.load(folder, "cpu", concurrency=1, rule=rule))
         lines[name] = Witness(block, speaker, None).listen(Synthesizer(speaker))
         wer = measured(lines[name])["wer"]
-        print(f"{name}: word errors {wer.value:.3f} [{wer.low:.3f}, {wer.high:.3f}]", flush=True)
-    report = {}
-    for name in islice(rules, 1, None):
         moved = changes(lines["plain"], lines[name], LimitsBlock(confidence=0.95))["wer"].found
-        report[name] = {"change": moved.value, "low": moved.low, "high": moved.high}
-        print(f"{name} against plain: {moved.value:+.3f} [{moved.low:+.3f}, {moved.high:+.3f}]")
+        report[name] = {"wer": asdict(wer), "change": asdict(moved)}
+        told = f"{wer.value:.3f} [{wer.low:.3f}, {wer.high:.3f}]"
+        change = f"{moved.value:+.3f} [{moved.low:+.3f}, {moved.high:+.3f}]"
+        print(f"{name}: word errors {told}, against plain {change}", flush=True)
     return {"heard": report, "lines": args.lines, "takes": args.takes}
 
 
