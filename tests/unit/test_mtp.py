@@ -351,7 +351,7 @@ def told(params: SamplingParams, start: int) -> dict[tuple[int, ...], float]:
 
 def test_rules_that_look_back_are_kept_exactly_among_guesses() -> None:
     params = replace(
-        MARKOV, allowed_token_ids=(*STATES[:4], STOP), stop_token_ids=(STOP,), repetition_penalty=1.8,
+        MARKOV, allowed_token_ids=(*STATES[:4], STOP), stop_token_ids=(STOP,), repetition_penalty=0.5,
         min_tokens=1, max_tokens=4, n=64, top_k=0, top_p=0.97,
     )  # fmt: skip
     model, expected, counts = markov(), told(params, 20), Counter[tuple[int, ...]]()
