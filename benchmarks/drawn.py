@@ -20,6 +20,8 @@ from llasa.engines.base import Engine
 # width, inner width, layers, heads, key-value heads, words of text and markers, codes
 SHAPES = {
     "tiny": (64, 128, 2, 4, 2, 200, 4097),
+    "6m": (256, 704, 6, 4, 4, 127, 4097),  # as the starter
+    "40m": (512, 1408, 12, 8, 8, 127, 4097),
     "135m": (576, 1536, 30, 9, 3, 49_159, 65_537),
     "1b": (2048, 8192, 16, 32, 8, 128_263, 65_537),
     "3b": (3072, 8192, 28, 24, 8, 128_263, 65_537),

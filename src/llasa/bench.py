@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llasa.core import drafts_of
 from llasa.errors import ConfigError, EngineError, LlasaError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Speed:
     to the first sound, median: of a stream, or, where candidates are judged, of a whole sentence. audio_s: of
     speech. elapsed_s: for it. codes: drawn, of all candidates. draw_s, decode_s, judge_s: of `elapsed_s`; at
     effort 1 the reading of the text counts as drawing. peak_bytes: of memory, of the process. device_bytes:
-    of the GPU's, 0 without one.
+    of the GPU's, 0 without one. drafts: how the guesses of draft modules went, see `core.drafts_of`.
     """
 
     effort: int
@@ -66,6 +67,7 @@ class Speed:
     judge_s: float
     peak_bytes: int | None
     device_bytes: int
+    drafts: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def real_time_factor(self) -> float:
@@ -77,9 +79,16 @@ class Speed:
         """Codes of all candidates a second of drawing."""
         return self.codes / self.draw_s
 
-    def to_json(self) -> dict[str, float | int | None]:
+    @property
+    def held(self) -> list[float]:
+        """How often guesses were accepted, by position; nothing without draft modules."""
+        guessed = self.drafts.get("drafts_guessed")
+        counts = [value for key, value in sorted(self.drafts.items()) if key.startswith("drafts_held_")]
+        return [count / guessed for count in counts] if guessed else []
+
+    def to_json(self) -> dict[str, Any]:
         """Return all figures, derived ones too."""
-        own = {"real_time_factor": self.real_time_factor, "codes_per_s": self.codes_per_s}
+        own = {"real_time_factor": self.real_time_factor, "codes_per_s": self.codes_per_s, "held": self.held}
         return asdict(self) | own
 
 
@@ -128,9 +137,13 @@ def speed(setup: Setup, effort: int, began: float) -> Speed:
     firsts = [] if search else [_first_audio(speaker, number) for number in range(1, 1 + FIRST_REPEATS)]
     while len(runs) < 2 or time.perf_counter() < until:
         runs.append(_said(speaker, search, clock, len(runs) + 1 + FIRST_REPEATS))
-    summed = {key: sum(getattr(run, key) for run in runs) for key in _Run.__annotations__}
+    summed = {key: sum(getattr(run, key) for run in runs) for key in _Run.__annotations__ if key != "drafts"}
+    drafts = drafts_of(*(run.drafts for run in runs))
     first_s = statistics.median(firsts or [run.elapsed_s for run in runs])
-    return Speed(effort, load_s, first_s, **summed, peak_bytes=peak_bytes(), device_bytes=_device_bytes())
+    return Speed(
+        effort, load_s, first_s, **summed, peak_bytes=peak_bytes(), device_bytes=_device_bytes(),
+        drafts=drafts,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,6 +154,7 @@ class _Run:
     draw_s: float
     decode_s: float
     judge_s: float
+    drafts: dict[str, float]
 
 
 class _Clock:
@@ -184,16 +198,19 @@ def _said(speaker: "Synthesizer", search: "Effort | None", clock: _Clock, number
     began, before_s = time.perf_counter(), clock.seconds
     spoken = list(speaker.speak(_text(number), seed=number, effort=search or 1))
     elapsed_s = time.perf_counter() - began
+    drafts = drafts_of(*(one.stats for one in spoken))
     audio_s = sum(one.candidate.audio.duration_s for one in spoken if one.candidate.audio)
     if not audio_s:
         raise EngineError("Measuring: no speech came. Try another bundle, voice or dtype.")
     if search:
         decode_s = clock.seconds - before_s
         codes, draw_s = (int(_summed(spoken, "tokens")), _summed(spoken, "generate_s"))
-        return _Run(audio_s, elapsed_s, codes, draw_s, decode_s, _summed(spoken, "judge_s") - decode_s)
+        return _Run(
+            audio_s, elapsed_s, codes, draw_s, decode_s, _summed(spoken, "judge_s") - decode_s, drafts
+        )
     decode_s = _summed(spoken, "codec_s")
     codes = sum(len(one.candidate.codes) for one in spoken)
-    return _Run(audio_s, elapsed_s, codes, elapsed_s - decode_s, decode_s, 0.0)
+    return _Run(audio_s, elapsed_s, codes, elapsed_s - decode_s, decode_s, 0.0, drafts)
 
 
 def _summed(spoken: Sequence[Any], key: str) -> float:

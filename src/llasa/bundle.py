@@ -262,7 +262,7 @@ def load_bundle(
     engine = options.get("engine", "native")
     folder = located(starter if name_or_path == "starter" else name_or_path, own)
     manifest = _manifest(folder, str(name_or_path), options.get("codec"), access)
-    if engine == "native":
+    if engine == "native" or engine.startswith("drafted:"):
         check_weights(folder / manifest.lm.path)
     if words and manifest.lm.text != "phones":
         found = f"found pronunciations of {len(words)} words, but it reads letters, not phones"

@@ -120,7 +120,7 @@ class Generation:
 
     ids: generated ids, without the prompt and without the stop id. logprobs: nats, one per id, if asked for
     (of the distribution over the allowed ids at temperature 1).
-    stats: seconds and counts measured by the engine.
+    stats: seconds and counts measured by the engine; for those of draft modules see `drafts_of`.
     """
 
     ids: Ids
@@ -153,6 +153,19 @@ class Score:
     value: float
     measures: Mapping[str, float] = field(default_factory=dict[str, float])
     note: str = ""
+
+
+def drafts_of(*stats: Mapping[str, float]) -> dict[str, float]:
+    """Return the sums of what engines tell of draft modules, nothing where none guessed.
+
+    drafts_passes: of the model. drafts_guessed: those that had guesses to verify. drafts_held_1, _2, ...: how
+    often the first held, the first two, and so on.
+    """
+    sums = dict[str, float]()
+    for key, value in (pair for one in stats for pair in one.items()):
+        if key.startswith("drafts_"):
+            sums[key] = sums.get(key, 0) + value
+    return sums
 
 
 def plain(value: object) -> object:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 
 from llasa.align import align, heard_text
-from llasa.core import Candidate, Judged, Word, plain
+from llasa.core import Candidate, Judged, Word, drafts_of, plain
 from llasa.errors import ScorerError
 from llasa.judge import Judge
 from llasa.recognizers.base import Recognizer, Transcript
@@ -40,7 +40,8 @@ class SegmentReceipt:
     it failed. status, reason, value: the judge's; value None if unjudged. measures: of all parts, held-out
     ones too, in natural units. note: what scorers remarked. finish: how it ended. drawn, ruled_out, unjudged:
     candidates; outdone: those that could not win and so were not judged by all parts. stop: why the search
-    ended. tokens: ids drawn. tried: what was searched among, in the order it was drawn.
+    ended. tokens: ids drawn. drafts: how their guesses went, see `core.drafts_of`. tried: what was searched
+    among, in the order it was drawn.
     """
 
     text: str
@@ -60,6 +61,7 @@ class SegmentReceipt:
     outdone: int
     stop: str
     tokens: int
+    drafts: Mapping[str, float]
     tried: tuple[Tried, ...] = ()
 
 
@@ -160,6 +162,7 @@ def _segment(
         outdone=statuses.count("outdone"),
         stop=one.ranking.stop if one.ranking else "",
         tokens=one.ranking.tokens if one.ranking else len(one.candidate.codes),
+        drafts=drafts_of(one.stats),
         tried=tuple(_tried(judged) for _, judged in as_drawn(one)),
     )
 

@@ -163,10 +163,9 @@ class _Surgery:
         judge_s = time.perf_counter() - began
         spent = _spent(ranking, fresh, tokens, drawn_s, judge_s, f"{span.text!r} was said again")
         kept = spent.judged[0] is not ranking.judged[0]
-        stats = {"tokens": spent.tokens, "generate_s": spent.generate_s, "judge_s": spent.judge_s}
         candidate = spent.judged[0].candidate if kept else spoken.candidate
         attempt = Attempt(span.text, span.start_s, span.end_s, len(fresh), tokens, *values, kept)
-        return replace(spoken, candidate=candidate, ranking=spent, stats=stats), attempt
+        return replace(spoken, candidate=candidate, ranking=spent, stats=spent.stats), attempt
 
     def _continued(self, old: Candidate, span: Span, first: int) -> tuple[list[Candidate], int]:
         """Return candidates that begin like the old one up to a span, and the ids drawn."""

@@ -7,13 +7,13 @@ Must not know: text, markers, codecs, files.
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import fmean
 from typing import Protocol, TypeVar
 
-from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance
+from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance, drafts_of
 from llasa.engines.base import Engine, Request
 from llasa.errors import ConfigError, ScorerError
 from llasa.judge import Judge
@@ -47,7 +47,7 @@ class Ranking:
 
     judged: final candidates, best first: scored by value, outdone, bad, unjudged; equal ones as drawn.
     tokens: ids drawn in all, dropped beams included. stop: why no more were. order: which of those drawn each
-    of `judged` was, from 0.
+    of `judged` was, from 0. drafts: see `core.drafts_of`.
     """
 
     judged: tuple[Judged, ...]
@@ -56,6 +56,13 @@ class Ranking:
     generate_s: float
     judge_s: float
     order: tuple[int, ...] = ()
+    drafts: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """What drawing and judging took, in seconds and counts."""
+        spent = {"tokens": self.tokens, "generate_s": self.generate_s, "judge_s": self.judge_s}
+        return {**spent, **self.drafts}
 
 
 @dataclass(frozen=True)
@@ -237,6 +244,7 @@ class _Run:
     def __init__(self, job: Job, means: Means, deadline_s: float | None) -> None:
         self.job, self.means = job, means
         self.total, self.count, self.tokens = 0, 0, 0
+        self.drafts = dict[str, float]()
         self.best: float | None = None
         self.generate_s, self.judge_s, self._slowest_s = 0.0, 0.0, 0.0
         self._wave_began = time.perf_counter()
@@ -253,7 +261,9 @@ class _Run:
                 self.tokens += len(step.ids)
                 if step.finish is not None:
                     yield self.progress()
-            return [request.result() for request in requests]
+            results = [request.result() for request in requests]
+            self.drafts = drafts_of(self.drafts, *(one.stats for one in chain.from_iterable(results)))
+            return results
         finally:
             for request in requests:
                 request.cancel()
@@ -282,7 +292,7 @@ class _Run:
         _need_verdict(judged)
         order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
         ranked = tuple(judged[i] for i in order)
-        return Ranking(ranked, self.tokens, stop, self.generate_s, self.judge_s, order)
+        return Ranking(ranked, self.tokens, stop, self.generate_s, self.judge_s, order, self.drafts)
 
 
 def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:

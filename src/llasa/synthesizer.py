@@ -208,6 +208,7 @@ class Synthesizer:
             "language": first.candidate.utterance.language,
             "engine": self.bundle.engine.name,
             "dtype": getattr(self.bundle.engine, "dtype", None),
+            "drafts": getattr(self.bundle.engine, "drafts", None),
             "sampling": {key: getattr(first.params, key) for key in ("seed", *Sampling.model_fields)},
             "search": type(effort.search).__name__,
             "recipe": effort.recipe.model_dump(exclude_none=True) if effort.recipe else None,
@@ -298,8 +299,7 @@ class Synthesizer:
             ranking = self._ranked(job, means, limit_s, effort, number, len(jobs))
             # Also one that was ruled out before it was decoded.
             [best] = effort.judge.decode([ranking.judged[0].candidate])
-            stats = {"tokens": ranking.tokens, "generate_s": ranking.generate_s, "judge_s": ranking.judge_s}
-            spoken = Spoken(part, best, number, len(jobs), job.dropped, stats, job.params, ranking)
+            spoken = Spoken(part, best, number, len(jobs), job.dropped, ranking.stats, job.params, ranking)
             _warn(spoken)
             yield spoken
 

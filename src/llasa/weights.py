@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+DRAFTS = "drafts"  # folder of draft modules in that of their language model
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")  # opening one can run code
 
 

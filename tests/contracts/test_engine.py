@@ -16,7 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llasa.core import Ids, SamplingParams
 from llasa.engines.base import Engine, Step, generate, stream
 from llasa.engines.native import NativeEngine
+from llasa.engines.verification import Verification
 from llasa.errors import ConfigError, InputError
+from tests.drafts import noisy
 
 STOP = 40
 PARAMS = SamplingParams(
@@ -196,20 +198,37 @@ class EngineContract:
             engine.submit([1] * engine.max_length, PARAMS)
 
 
+def small() -> LlamaForCausalLM:
+    """Return a Llama with random weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        vocab_size=64,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config)
+
+
 class TestNativeEngine(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls) -> Iterator[Engine]:
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            vocab_size=64,
-            initializer_range=0.3,
-        )
-        engine = NativeEngine(LlamaForCausalLM(config), max_length=1000, concurrency=16)
+        engine = NativeEngine(small(), max_length=1000, concurrency=16)
+        yield engine
+        engine.close()
+
+
+class TestDraftedEngine(EngineContract):
+    positional = False  # a continuation guesses from another place on
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls) -> Iterator[Engine]:
+        model, rule = small(), Verification(rows=16)
+        engine = NativeEngine(model, max_length=1000, concurrency=16, drafts=noisy(model), rule=rule)
         yield engine
         engine.close()

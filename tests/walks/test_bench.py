@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_what_is_measured_holds_together(run: Run, tiny_bundle: Path, tmp_path: 
 def test_wrong_flags_are_refused_before_anything_is_measured(run: Run, words: tuple[object, ...], said: str):
     ended = run("bench", *words)
     assert ended.code == 2 and said in ended.err
+
+
+def test_guesses_of_draft_modules_are_told_as_shares():
+    counts = {"drafts_passes": 12.0, "drafts_guessed": 10.0, "drafts_held_1": 4.0, "drafts_held_2": 1.0}
+    plain = bench.Speed(1, 1.0, 0.1, 2.0, 1.0, 50, 0.8, 0.1, 0.0, None, 0)
+    assert plain.held == [] and plain.to_json()["drafts"] == {}
+    assert replace(plain, drafts=counts).to_json()["held"] == [0.4, 0.1]
 
 
 @pytest.mark.parametrize("held", [0, 300_000_000])

@@ -21,6 +21,7 @@ EPILOG = examples(
     "llasa bench --effort 1 --effort 8 --seconds 20",
     "llasa bench --price-per-hour 0.45 --plot speed.png",
     "llasa bench --bundle HKUSTAudio/Llasa-1B --dtype int8 --effort 1",
+    "llasa bench --bundle run/bundle --engine drafted:exact --effort 1",
     "llasa bench --json | jq '.efforts[0].real_time_factor'",
     "Real-time factor: seconds of work a second of speech; below 1 is faster than speech. First audio: from "
     "a text to the first sound; at effort 1 it is streamed, with more a sentence is searched for first. "
@@ -140,6 +141,10 @@ def _print(found: dict[str, Any]) -> None:
     console.print(_speeds(found, priced))
     if found["published"]:
         console.print(_estimates(found["published"], priced))
+    for one in found["efforts"]:
+        if one["held"]:
+            told = ", ".join(f"{share:.0%}" for share in one["held"])
+            note(f"Effort {one['effort']}: guesses accepted, by id ahead: {told}.")
     for effort, problem in found["problems"].items():
         note(f"Effort {effort} was not measured. {problem}")
 

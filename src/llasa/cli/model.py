@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from llasa.synthesizer import Synthesizer
 
 EngineOption = Annotated[
-    str, typer.Option(help="What runs the language model: native, gguf:FILE or remote:URL#MODEL.")
+    str,
+    typer.Option(help="What runs the language model: native, drafted:exact, gguf:FILE or remote:URL#MODEL."),
 ]
 DtypeOption = Annotated[
     str | None,
@@ -46,7 +47,7 @@ class Chosen:
         from llasa.synthesizer import Synthesizer
 
         words = pronunciations()  # the cheapest to be wrong
-        adapters = {self.adapter: self.adapter} if self.adapter and self.engine == "native" else {}
+        adapters = {self.adapter: self.adapter} if self.adapter and _is_native(self.engine) else {}
         opened = load_bundle(
             self.bundle, dtype=self.dtype, engine=self.engine, codec=self.codec, adapters=adapters
         )
@@ -54,6 +55,10 @@ class Chosen:
             note("Your words.toml is not used: this bundle reads letters, not phones.")
             return Synthesizer(opened)
         return Synthesizer(replace(opened, words=words))
+
+
+def _is_native(engine: str) -> bool:
+    return engine == "native" or engine.startswith("drafted:")
 
 
 def pronunciations() -> dict[str, str]:

@@ -255,6 +255,7 @@ def _report(
         "codec": bundle.codec.name,
         "engine": bundle.engine.name,
         "dtype": getattr(bundle.engine, "dtype", None),
+        "drafts": getattr(bundle.engine, "drafts", None),
         "language": first.candidate.utterance.language,
         "voice": voice.name if voice else None,
         "seed": first.params.seed,

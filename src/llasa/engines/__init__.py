@@ -43,6 +43,15 @@ def _reference(rest: str, model: Model) -> Engine:
     return NativeEngine.load(model.folder, model.device, model.dtype, adapters=model.adapters, mode="alone")
 
 
+def _drafted(how: str, model: Model) -> Engine:
+    from llasa.engines.native import NativeEngine
+    from llasa.engines.verification import rule_of
+
+    return NativeEngine.load(
+        model.folder, model.device, model.dtype, adapters=model.adapters, rule=rule_of(how)
+    )
+
+
 def _gguf(file: str, model: Model) -> Engine:
     from llasa.engines.gguf import GgufEngine
 
@@ -70,6 +79,7 @@ def _remote(place: str, model: Model) -> Engine:
 KINDS: dict[str, Callable[[str, Model], Engine]] = {
     "native": _native,
     "reference": _reference,
+    "drafted:HOW": _drafted,
     "gguf:FILE": _gguf,
     "remote:URL#MODEL": _remote,
 }
@@ -80,8 +90,9 @@ def load_engine(spec: str, model: Model) -> Engine:
 
     Args:
         spec: one of `KINDS`: in this process with PyTorch (`reference`: slowly, and the same to the bit
-            whoever else is in flight), in this process with llama.cpp, or a server, which is sent the key in
-            the environment variable `LLASA_ENGINE_KEY`, if it is set.
+            whoever else is in flight; `drafted`: guessing ahead with draft modules, see
+            `verification.rule_of`), in this process with llama.cpp, or a server, which is sent the key in the
+            environment variable `LLASA_ENGINE_KEY`, if it is set.
         model: what it runs; a server runs what it was started with.
 
     Raises:

@@ -3,8 +3,8 @@
 Registered with transformers beside its own ways to attend; where keys come as plain tensors, theirs is used.
 Must not know: requests, prompts, where rows lie.
 
-Shapes: B live rows, G shared pasts, W rows of a past at most, H heads of keys, R queries for each of them,
-P ids of the longest past, T columns of a row's own, D head width.
+Shapes: B live rows, S new ids of each, G shared pasts, W rows of a past at most, H heads of keys, R queries
+for each of them, P ids of the longest past, T columns of a row's own, D head width.
 """
 
 from collections.abc import Callable, Sequence
@@ -143,11 +143,11 @@ def _wide(
 def attend(
     query: Tensor, key: Tensor | Held | Whole, value: Tensor, mask: Tensor | None, scaling: float
 ) -> Tensor:
-    """Return what the newest id of each row reads, [B, 1, H * R, D].
+    """Return what the newest ids of each row read, [B, S, H * R, D].
 
     Args:
-        query: [B, H * R, 1, D]. key, value: as a layer of `rows` gives them. mask: what rows see of them,
-            [B, 1, 1, T]; None for all.
+        query: [B, H * R, S, D]. key, value: as a layer of `rows` gives them. mask: what ids see of them,
+            [B, 1, S, T]; None for all.
     """
     if isinstance(key, Whole):
         return _whole(query, key.keys, value, cast(Tensor, mask), scaling)
@@ -171,15 +171,17 @@ def _whole(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor, scaling: fl
 
 
 def _shared(query: Tensor, held: Held, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """Return what rows read of what they share and of their own, [B, 1, H * R, D].
+    """Return what rows read of what they share and of their own, [B, S, H * R, D].
 
     Args:
-        query: [B, H * R, 1, D]. value: own ones, [B, H, T, D]. mask: what of it rows see, [B, 1, 1, T].
+        query: [B, H * R, S, D]. value: own ones, [B, H, T, D]. mask: what of it ids see, [B, 1, S, T].
     """
     places, shape = held.places, (len(query), held.own.shape[1], -1, query.shape[-1])
     queries = query.reshape(shape) * scaling
     own = queries @ held.own.mT
     if mask is not None:
+        ahead = mask.shape[2]
+        mask = mask if ahead == 1 else mask.repeat(1, 1, queries.shape[2] // ahead, 1)
         own = own.masked_fill(~mask, -torch.inf)
     past = places.together(queries) @ held.keys.mT
     if places.hidden is not None:
@@ -188,4 +190,4 @@ def _shared(query: Tensor, held: Held, value: Tensor, mask: Tensor | None, scali
     weights = torch.cat([places.apart(past), own], -1).softmax(-1, torch.float32).to(value.dtype)
     of_past, of_own = weights.split([past.shape[-1], own.shape[-1]], -1)
     read = of_own @ value + places.apart(places.together(of_past) @ held.values)
-    return read.reshape(len(query), 1, -1, query.shape[-1])
+    return read.reshape(query.shape).transpose(1, 2)

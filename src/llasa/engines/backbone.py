@@ -1,6 +1,6 @@
 """Runs a transformers causal LM for many rows, one column a step. Knows no sampling, requests or threads.
 
-Shapes: B live rows, A allowed ids, V vocabulary, D width, P past ids of a prompt.
+Shapes: B live rows, S new ids of each, A allowed ids, V vocabulary, D width, P past ids of a prompt.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ from llasa.engines.attention import is_wide, share_attention
 from llasa.engines.captured import Captured
 from llasa.engines.head import Head
 from llasa.engines.lean import Lean
+from llasa.engines.mtp import Drafts, Guesser, check_trunk
 from llasa.engines.prefixes import Past, Prefixes
 from llasa.engines.quantized import Int8Linear
-from llasa.engines.rows import Rows
+from llasa.engines.rows import Rows, put_last
 
 # Measured, one core, 6M Llama: 163 ids take 12 ms in one pass, in blocks of 128 16, of 64 20, of 32 32 ms.
 # On a GPU a pass over 512 ids costs hardly more than one over 64.
@@ -42,7 +43,14 @@ class Backbone:
     vocab_size: V. sliced: whether heads are computed for allowed ids only.
     """
 
-    def __init__(self, model: nn.Module, *, sharing: bool = True, fixed: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sharing: bool = True,
+        fixed: bool | None = None,
+        drafts: Drafts | None = None,
+    ) -> None:
         """Take a model.
 
         Args:
@@ -50,6 +58,10 @@ class Backbone:
             sharing: whether candidates of a prompt may hold its past once.
             fixed: whether steps have fixed shapes, and on a GPU are captured; on GPUs if None. Only models
                 that can attend to shared pasts can do this, one way or the other.
+            drafts: modules whose guesses `leap` verifies; its passes have no fixed shapes.
+
+        Raises:
+            BundleError: the model is none that drafts can follow.
         """
         self._model = model
         self.device = next(model.eval().parameters()).device
@@ -57,6 +69,9 @@ class Backbone:
         self.sliced = self._projection is not None
         self._takes_positions = "position_ids" in signature(self._trunk.forward).parameters
         own_attention = share_attention(model) and self._takes_positions
+        if drafts is not None:
+            check_trunk(self._trunk, "Starting the engine")
+            fixed = False
         wants_fixed = self.device.type == "cuda" if fixed is None else fixed
         self._sharing = sharing and own_attention and not wants_fixed
         self._dtype = torch.float32 if is_wide(model) else None
@@ -66,6 +81,9 @@ class Backbone:
         )
         self._leans = own_attention and self.sliced
         self._lean = Lean.of(self._trunk) if self._leans else None
+        self._drafts = drafts
+        self._guesser = Guesser(drafts, self._trunk) if drafts is not None else None
+        self._lapsed = list[bool]()  # of the live rows, whether a step left their drafts without a past
         self._int8 = any(isinstance(layer, Int8Linear) for layer in model.modules())
         self._wardrobe = Wardrobe(model)
         self.adapters: list[Adapter | None] = []  # of the live rows
@@ -86,11 +104,20 @@ class Backbone:
         with self._wardrobe.worn([adapter]):
             for start, end in self._prefixes.blocks(len(ids), length):
                 block = torch.tensor([ids[start:end]], device=self.device)
-                self._trunk(input_ids=block, past_key_values=cache, use_cache=True)
+                output = self._trunk(input_ids=block, past_key_values=cache, use_cache=True)
+                if self._guesser is not None:
+                    self._read(output.last_hidden_state, start, end, cache)
         past: Past = [(layer.keys, layer.values) for layer in cache.layers]  # pyright: ignore
         if past:
             self._prefixes.keep(ids, past, reader)
         return Read(past, adapter), length
+
+    def _read(self, hidden: Tensor, start: int, end: int, cache: DynamicCache) -> None:
+        """Let the drafts' pasts in the cache hold a block of a prompt, too."""
+        assert self._guesser is not None
+        positions = torch.arange(start, end, device=self.device)[None]
+        seen = torch.arange(end, device=self.device) <= positions[0, :, None]
+        self._guesser(hidden[0], positions, seen[None, None], cache)
 
     def _follow_weights(self) -> None:
         """Forget what was read with other weights."""
@@ -108,6 +135,8 @@ class Backbone:
         """Release what is kept of earlier prompts, and take the model as it is now."""
         self._prefixes.clear()
         self._lean = Lean.of(self._trunk) if self._leans else None
+        if self._drafts is not None:
+            self._guesser = Guesser(self._drafts, self._trunk)
 
     def step(self, ids: Ids) -> Tensor:
         """Feed one id to each live row and return what heads read, [B, D]."""
@@ -119,7 +148,36 @@ class Backbone:
         else:
             states = self._eagerly(ids)
         self.rows.window.cursor += 1
+        self._lapsed = [True] * len(self._lapsed)
         return states
+
+    @property
+    def leaps(self) -> bool:
+        """Whether `leap` can be called: there are drafts, and no live row has taken a step without them."""
+        return self._guesser is not None and not any(self._lapsed)
+
+    def leap(self, ids: list[Ids]) -> Tensor:
+        """Feed S ids to each row; return what heads read, of the model and its K drafts [B, S, 1 + K, D].
+
+        `keep` must follow, before anything else.
+        """
+        assert self._guesser is not None
+        ahead = len(ids[0])
+        self.rows.reserve(0, 0, ahead)
+        self.rows.settle(self.device)
+        fed = torch.tensor(ids, device=self.device)
+        first = torch.tensor(self.rows.positions(), device=self.device)[:, None]
+        positions = first + torch.arange(ahead, device=self.device)
+        mask = self.rows.mask(self.device, ahead)
+        with self._wardrobe.worn(self.adapters):
+            state = self._pass(fed, positions, mask)
+        seen = mask if mask is None or mask.ndim == 4 else mask[:, None, None]
+        guesses = self._guesser(state, positions, seen, self.rows)
+        return torch.stack([state, *guesses], 1).unflatten(0, fed.shape)
+
+    def keep(self, counts: list[int]) -> None:
+        """Keep so many of the ids that the last leap fed to each row, from the first on, and no others."""
+        self.rows.advance(counts)
 
     def _eagerly(self, ids: Ids) -> Tensor:
         with self._wardrobe.worn(self.adapters):
@@ -128,29 +186,30 @@ class Backbone:
             return self._pass(fed, positions, self.rows.mask(self.device))
 
     def _pass(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """Run the trunk over ids and positions [B, 1] and return what heads read, [B, D]."""
+        """Run the trunk over ids and positions [B, S] and return what heads read, [B * S, D]."""
         if self._lean is not None and not any(self.adapters):
             return self._lean(ids, positions, mask, self.rows)
         inputs = {"position_ids": positions} if self._takes_positions else {}
         output = self._trunk(
             input_ids=ids, **inputs, attention_mask=mask, past_key_values=self.rows, use_cache=True
         )
-        return (output.last_hidden_state if self.sliced else output.logits)[:, -1]
+        return (output.last_hidden_state if self.sliced else output.logits).flatten(0, 1)
 
     def add(self, past: Read, length: int, count: int) -> None:
         """Append rows; see `loop.Runner.add`."""
         self.rows.add(past.past, length, count)
         self.adapters += [past.adapter] * count
+        self._lapsed += [False] * count
 
     def drop(self, row: int) -> None:
         """Remove a row; the last row takes its number."""
         self.rows.drop(row)
-        self.adapters[row] = self.adapters[-1]
-        self.adapters.pop()
+        put_last(self.adapters, row)
+        put_last(self._lapsed, row)
 
     def reset(self) -> None:
         """Forget all rows and release their memory, unless captured steps hold on to it."""
-        self.adapters = []
+        self.adapters, self._lapsed = [], []
         if self._captured is not None:
             self.rows.clear()
         else:

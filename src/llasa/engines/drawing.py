@@ -84,10 +84,7 @@ def draw(logits: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
     """
     greedy = settings.some_greedy
     peak, likeliest = logits.max(-1, keepdim=True) if greedy else (logits.amax(-1, keepdim=True), None)
-    if not torch.isfinite(peak).all():
-        raise EngineError(
-            "Sampling: the model returned logits that are not finite. Check its weights, or use float32."
-        )
+    _check_finite(peak)
     if likeliest is not None and settings.all_greedy:
         return likeliest[:, 0]
     cold = settings.temperature == 0
@@ -203,3 +200,29 @@ def _thresholds(weights: Tensor, settings: Settings) -> Tensor:
     if bool(enough.all()):
         return threshold
     return _cut(weights.sort(-1, descending=True).values, totals, settings, width)[0]
+
+
+def shares(logits: Tensor, settings: Settings) -> Tensor:
+    """Return the distribution that `draw` draws from, float64 [B, A]; for arguments and errors see there."""
+    peak, likeliest = logits.max(-1, keepdim=True)
+    _check_finite(peak)
+    cold = settings.temperature == 0
+    weights = _Rows(logits, peak, settings.temperature.masked_fill(cold, 1)[:, None]).all().double()
+    if settings.truncates:
+        weights = weights.masked_fill(weights < _thresholds(weights, settings)[:, None], 0)
+    if settings.some_greedy:
+        alone = torch.zeros_like(weights).scatter_(-1, likeliest, 1)
+        weights = torch.where(cold[:, None], alone, weights)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def pick(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Return the column [B] at which `uniform` [B] of each row's mass [B, A] is reached."""
+    return _inverted(weights, uniform)
+
+
+def _check_finite(peak: Tensor) -> None:
+    if not torch.isfinite(peak).all():
+        raise EngineError(
+            "Sampling: the model returned logits that are not finite. Check its weights, or use float32."
+        )

@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llasa.core import Finish, Generation, Ids, SamplingParams
 from llasa.engines.base import Step, check_candidate, follow
-from llasa.engines.drawing import Settings, draw, penalise
+from llasa.engines.drawing import Settings, draw, penalise, pick, shares
 from llasa.engines.head import Head
-from llasa.engines.sampling import LoopWatch, uniforms
+from llasa.engines.sampling import LoopWatch, branched, uniforms
 from llasa.engines.stages import Stages
+from llasa.engines.verification import Guess, Verification, verified
 from llasa.errors import EngineError
+
+News = tuple[int, int, float | None]  # id, column, log-probability
+_GUESSES, _COINS = 1, 2  # streams of random numbers beside that of plain draws
 
 
 class LocalRequest:
@@ -116,7 +120,9 @@ class LocalRequest:
 class Row:
     """A live candidate. `last` is the id to feed; `drawn` counts all draws, the stop id included.
 
-    stats: of its prompt. stages: of the loop, which had `spent` so much when the row began.
+    stats: of its prompt. stages: of the loop, which had `spent` so much when the row began. guess: of the ids
+    to come, where drafts make one. passes: of the model; with guesses, `guessed` of them, where the first,
+    the second and so on `held` so often.
     """
 
     request: LocalRequest
@@ -131,11 +137,32 @@ class Row:
     began: float = field(default_factory=time.perf_counter)
     spent: tuple[float, float, float] = field(init=False)
     drawn: int = 0
+    guess: Guess | None = None
+    passes: int = 0
+    guessed: int = 0
+    held: list[int] = field(default_factory=list)
     ids: Ids = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.spent = self.stages.spent()
+
+    def take_all(self, news: Sequence[News]) -> list[Step]:
+        """Add ids drawn in one pass, guesses that held among them, up to one that ends the candidate."""
+        self.passes += 1
+        steps = list[Step]()
+        for one in news:
+            steps.append(self.take(*one))
+            if steps[-1].finish is not None:
+                break
+        return steps
+
+    def tally(self, held: int) -> None:
+        """Note how many of the guesses held, from the first on; nothing if there were none."""
+        if self.guess is not None:
+            self.guessed += 1
+            before = self.held or [0] * len(self.guess.ids)
+            self.held = [count + (number < held) for number, count in enumerate(before)]
 
     def take(self, token_id: int, column: int, logprob: float | None) -> Step:
         """Add a drawn id and tell what it means for the candidate."""
@@ -161,6 +188,9 @@ class Row:
             "tokens": len(self.ids),
             "steps": self.drawn,
         }
+        if self.guessed:
+            stats |= {"drafts_passes": self.passes, "drafts_guessed": self.guessed}
+            stats |= {f"drafts_held_{number}": count for number, count in enumerate(self.held, 1)}
         return Generation(self.ids, finish, self.logprobs if self.request.params.logprobs else None, stats)
 
 
@@ -173,32 +203,105 @@ class Group:
         self.settings = Settings.of(self.params, device)
         self._keys = np.array([row.key for row in rows], np.uint64)
         self._stops = self._stop_columns()
+        self._repeated = {1: self.settings}
 
-    def draw(self, state: Tensor) -> list[tuple[int, int, float | None]]:
-        """Return id, column and log-probability drawn for each row; `state` is of these rows."""
+    def draw(self, state: Tensor) -> list[News]:
+        """Return what is drawn for each row; `state` is of these rows."""
         logits = self.head(state)
-        columns = draw(self._shaped(logits), self.settings, self._uniforms())[:, None]
-        wanted = any(params.logprobs for params in self.params)
-        values = (
-            logits.log_softmax(-1).gather(-1, columns)[:, 0].tolist() if wanted else [None] * len(self.rows)
-        )
-        picked = columns[:, 0].tolist()
-        return list(zip(self.head.token_ids(picked), picked, values, strict=True))
+        uniform = self._uniforms(self._positions())[:, 0]
+        columns = draw(self._shaped(logits[:, None])[:, 0], self.settings, uniform)[:, None]
+        return [news[0] for news in self._news(logits[:, None], columns, [1] * len(self.rows))]
 
-    def _uniforms(self) -> Tensor:
-        positions = np.array([len(row.request.prompt) + row.drawn for row in self.rows])
-        return torch.from_numpy(uniforms(self._keys, positions)).to(self.device)
+    def leap(self, states: Tensor, rule: Verification) -> list[list[News]]:
+        """Return what is drawn for each row, guesses that hold first, and guess anew.
 
-    def _shaped(self, logits: Tensor) -> Tensor:
+        Args:
+            states: what the head reads of the model and its drafts where the last id and the guesses are,
+                [B, S, 1 + K, D], or [B, 1, 1 + K, D] where no row has a guess.
+        """
+        count, places = len(self.rows), states.shape[1]
+        logits = self.head(states[:, :, 0].flatten(0, 1)).unflatten(0, (count, places))
+        guess, base = self._guess(places - 1), self._positions()
+        shaped = self._shaped(logits, guess[0])
+        true = shares(shaped.flatten(0, 1), self._settings(places)).view_as(shaped)
+        coins, uniform = self._uniforms(base, places - 1, _COINS), self._uniforms(base, places)
+        held, last = verified(shaped, true, guess, self._stops, coins, uniform, rule.top_k)
+        rows = torch.arange(count, device=self.device)
+        drawn = torch.cat([guess[0], last[:, None]], 1).index_put((rows, held), last)
+        after = held.cpu().numpy()
+        for row, number in zip(self.rows, after.tolist(), strict=True):
+            row.tally(number)
+        self._guess_anew(states[rows, held, 1:], base + after[:, None] + 1)
+        return self._news(logits, drawn, (after + 1).tolist())
+
+    def _guess(self, ahead: int) -> tuple[Tensor, Tensor]:
+        """Return columns [B, K] and distributions [B, K, A] of what is guessed; zeros for rows without."""
+        found = [row.guess for row in self.rows]
+        columns = [[0] * ahead if one is None else one.columns for one in found]
+        empty = torch.zeros(ahead, self.head.width, dtype=torch.float64, device=self.device)
+        tables = torch.stack([empty if one is None else one.shares for one in found])
+        return torch.tensor(columns, dtype=torch.int64, device=self.device), tables[:, :ahead]
+
+    def _guess_anew(self, states: Tensor, base: np.ndarray) -> None:
+        """Guess from what the head reads of the drafts, [B, K, D], for places from `base` on, [B, 1].
+
+        Penalties and floors are left to verification: any guess is as right, if not as likely to hold.
+        """
+        count = states.shape[1]
+        found = shares(self.head(states.flatten(0, 1)), self._settings(count))
+        columns = pick(found, self._uniforms(base, count, _GUESSES).flatten()).view(-1, count).tolist()
+        for row, own, table in zip(self.rows, columns, found.view(-1, count, self.head.width), strict=True):
+            row.guess = Guess(self.head.token_ids(own), own, table)
+
+    def _news(self, logits: Tensor, columns: Tensor, counts: list[int]) -> list[list[News]]:
+        """Return the first of the columns drawn at each place, [B, S], so many of each row."""
+        picked = columns.tolist()
+        values: list[list[float | None]] = [[None] * len(own) for own in picked]
+        if any(params.logprobs for params in self.params):
+            values = logits.log_softmax(-1).gather(-1, columns[..., None])[..., 0].tolist()
+        return [
+            list(zip(self.head.token_ids(own)[:count], own[:count], told[:count], strict=True))
+            for own, told, count in zip(picked, values, counts, strict=True)
+        ]
+
+    def _settings(self, places: int) -> Settings:
+        """Return the parameters of each row, so many times each."""
+        if places not in self._repeated:
+            params = [one for one in self.params for _ in range(places)]
+            self._repeated[places] = Settings.of(params, self.device)
+        return self._repeated[places]
+
+    def _positions(self) -> np.ndarray:
+        """Return the place of the next id of each row, [B, 1]."""
+        return np.array([[len(row.request.prompt) + row.drawn] for row in self.rows])
+
+    def _uniforms(self, base: np.ndarray, count: int = 1, stream: int = 0) -> Tensor:
+        """Return random numbers for `count` places of each row from `base` on, [B, count]."""
+        keys = branched(self._keys, stream) if stream else self._keys
+        return torch.from_numpy(uniforms(keys[:, None], base + np.arange(count))).to(self.device)
+
+    def _shaped(self, logits: Tensor, guessed: Tensor | None = None) -> Tensor:
+        """Return logits [B, S, A] as rules change them where guesses [B, S - 1] have come true before."""
+        places = logits.shape[1]
         if self.settings.penalises:
             unseen = torch.zeros(self.head.width, dtype=torch.bool, device=self.device)
             seen = torch.stack([unseen if row.seen is None else row.seen for row in self.rows])
-            logits = penalise(logits, seen, self.settings.penalty)
-        young = [len(row.ids) < row.request.params.min_tokens for row in self.rows]
-        if any(young):
-            logits = logits.masked_fill(
-                self._stops & torch.tensor(young, device=self.device)[:, None], -torch.inf
-            )
+            seen = seen[:, None].repeat(1, places, 1)
+            for place in range(1, places):
+                assert guessed is not None
+                seen[:, place:] |= nn.functional.one_hot(
+                    guessed[:, place - 1 : place], self.head.width
+                ).bool()
+            settings = self._settings(places)
+            flat = penalise(logits.flatten(0, 1), seen.flatten(0, 1), settings.penalty)
+            logits = flat.view_as(logits)
+        young = [
+            [len(row.ids) + place < row.request.params.min_tokens for place in range(places)]
+            for row in self.rows
+        ]
+        if any(map(any, young)):
+            forbidden = self._stops[:, None] & torch.tensor(young, device=self.device)[..., None]
+            logits = logits.masked_fill(forbidden, -torch.inf)
         return logits
 
     def _stop_columns(self) -> Tensor:

@@ -23,9 +23,10 @@ from torch import Tensor
 from llasa.core import Generation, Ids, SamplingParams
 from llasa.engines.base import Step
 from llasa.engines.head import Head
-from llasa.engines.inflight import Group, LocalRequest, Row
+from llasa.engines.inflight import Group, LocalRequest, News, Row
 from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt, stream_key
 from llasa.engines.stages import Stages
+from llasa.engines.verification import Verification
 from llasa.errors import ConfigError, EngineError
 
 
@@ -76,6 +77,24 @@ class Runner(Protocol):
         ...
 
 
+class Leaper(Runner, Protocol):
+    """A runner whose model has drafts: it may be given several ids a row, of which those that hold are kept.
+
+    leaps: whether `leap` may be called now; a row that took a `step` cannot go back to it.
+    """
+
+    @property
+    def leaps(self) -> bool: ...
+
+    def leap(self, ids: list[Ids]) -> Tensor:
+        """Feed S ids to each row; return what heads read, of the model and its K drafts [B, S, 1 + K, D]."""
+        ...
+
+    def keep(self, counts: list[int]) -> None:
+        """Keep so many of them of each row; follows every `leap`."""
+        ...
+
+
 @dataclass
 class _Prompt:
     """A prompt whose candidates are being admitted: its past, and the next candidate to join."""
@@ -99,6 +118,8 @@ class StepLoop:
         loop_guard: LoopGuard | None = None,
         alone: bool = False,
         threads: int | None = None,
+        leaper: Leaper | None = None,
+        rule: Verification | None = None,
     ) -> None:
         """Start the loop.
 
@@ -111,6 +132,7 @@ class StepLoop:
             alone: whether logits are computed and ids drawn row by row, so that no row's rounding depends on
                 another; the runner has to do the same.
             threads: of torch, for the loop's thread; as for other threads if None.
+            leaper: the runner again, if its model has drafts. rule: how their guesses are verified.
 
         Raises:
             ConfigError: max_length or concurrency is not positive.
@@ -122,6 +144,7 @@ class StepLoop:
         self.vocab_size = runner.vocab_size
         self._guard = loop_guard or LoopGuard()
         self._runner, self._alone, self._threads = runner, alone, threads
+        self._leaper, self._rule = leaper, rule or Verification()
         self._stages = Stages(runner.device)
         self._head = lru_cache(maxsize=8)(runner.head)
         # Never changed but replaced, since any thread may read it; requests hold on to their adapter.
@@ -257,28 +280,44 @@ class StepLoop:
 
     def _drop_cancelled(self) -> None:
         steps = {
-            number: Step(row.candidate, [], "cancelled")
+            number: [Step(row.candidate, [], "cancelled")]
             for number, row in enumerate(self._rows)
             if row.request.cancelled(row.candidate)
         }
         self._deliver(steps)
 
     def _step(self) -> None:
-        """Feed the last id of every row, draw the next one, and deliver."""
+        """Feed the last id of every row, and what is guessed of the next ones; draw, and deliver."""
         self._stages.begin()
-        state = self._runner.step([row.last for row in self._rows])
-        self._stages.stepped()
         if self._groups is None:
             self._groups = self._grouped()
-        drawn = [
-            group.draw(state if len(self._groups) == 1 else state[group.numbers]) for group in self._groups
-        ]
+        crowded = len(self._rows) > self._rule.rows
+        leaper = self._leaper if self._leaper and not crowded and self._leaper.leaps else None
+        drawn = self._leap(leaper, self._groups) if leaper else self._draw(self._groups)
         self._stages.drawn()
-        steps: dict[int, Step] = {}
-        for group, found in zip(self._groups, drawn, strict=True):
-            for number, row, news in zip(group.numbers, group.rows, found, strict=True):
-                steps[number] = row.take(*news)
-        self._deliver(steps)
+        numbers = [number for group in self._groups for number in group.numbers]
+        news = dict(zip(numbers, drawn, strict=True))
+        if leaper:
+            leaper.keep([len(news[number]) for number in range(len(self._rows))])
+        self._deliver({number: self._rows[number].take_all(found) for number, found in news.items()})
+
+    def _draw(self, groups: list[Group]) -> list[list[News]]:
+        """Return what was drawn for the rows of each group: one id."""
+        state = self._runner.step([row.last for row in self._rows])
+        self._stages.stepped()
+        for row in self._rows:
+            row.guess = None
+        parts = [group.draw(state if len(groups) == 1 else state[group.numbers]) for group in groups]
+        return [[one] for part in parts for one in part]
+
+    def _leap(self, leaper: Leaper, groups: list[Group]) -> list[list[News]]:
+        """Return what was drawn for the rows of each group: guesses that hold, and one id more."""
+        ahead = max(len(row.guess.ids) if row.guess else 0 for row in self._rows)
+        # A row that has just come has no guess: anything may stand there.
+        fed = [[row.last, *(row.guess.ids if row.guess else [row.last] * ahead)] for row in self._rows]
+        states = leaper.leap(fed)
+        self._stages.stepped()
+        return [news for group in groups for news in group.leap(states[group.numbers], self._rule)]
 
     def _grouped(self) -> list[Group]:
         shared: dict[tuple[Head, int], list[int]] = {}
@@ -290,16 +329,16 @@ class StepLoop:
             for (head, _), numbers in shared.items()
         ]
 
-    def _deliver(self, steps: dict[int, Step]) -> None:
+    def _deliver(self, steps: dict[int, list[Step]]) -> None:
         """Give every request its news, and free the rows that ended."""
         news: dict[LocalRequest, tuple[list[Step], dict[int, Generation]]] = {}
-        for number, step in steps.items():
+        for number, own in steps.items():
             row = self._rows[number]
             told, ended = news.setdefault(row.request, ([], {}))
-            told.append(step)
-            if step.finish is not None:
-                ended[row.candidate] = row.generation(step.finish)
-        self._free([number for number, step in steps.items() if step.finish is not None])
+            told += own
+            if (finish := own[-1].finish) is not None:
+                ended[row.candidate] = row.generation(finish)
+        self._free([number for number, own in steps.items() if own[-1].finish is not None])
         for request, (told, ended) in news.items():
             request.publish(told, ended)
 

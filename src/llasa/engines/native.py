@@ -16,10 +16,13 @@ from llasa.engines.alone import Alone
 from llasa.engines.attention import widen_attention
 from llasa.engines.backbone import Backbone
 from llasa.engines.loop import StepLoop
+from llasa.engines.mtp import Drafts, read_drafts
 from llasa.engines.quantized import best_dtype, quantize
 from llasa.engines.sampling import LoopGuard
+from llasa.engines.verification import Verification
 from llasa.engines.weights import load_model
 from llasa.errors import BundleError, ConfigError, EngineError
+from llasa.weights import DRAFTS
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class NativeEngine(StepLoop):
         name: str = "native",
         loop_guard: LoopGuard | None = None,
         mode: Mode = "fast",
+        drafts: Drafts | None = None,
+        rule: Verification | None = None,
     ) -> None:
         """Start the step loop.
 
@@ -59,17 +64,27 @@ class NativeEngine(StepLoop):
             name: what reports call the engine.
             loop_guard: when a candidate counts as looping; its defaults if None.
             mode: how steps are taken, see `Mode`.
+            drafts: draft modules of the model, where it is and in its dtype; no guessing if None. Which ids a
+                seed gives then depends on which steps guessed; see `Verification.rows`.
+            rule: how their guesses are verified; exactly if None.
 
         Raises:
-            ConfigError: max_length or concurrency is not positive, or there is no such mode.
+            ConfigError: max_length or concurrency is not positive, or there is no such mode, or it takes no
+                drafts.
+            BundleError: drafts cannot follow this model.
         """
         if mode not in get_args(Mode):
             known = ", ".join(get_args(Mode))
             raise ConfigError(f"Starting the engine: mode is '{mode}'. Set it to one of: {known}.")
         self._model = model
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        rule = rule or Verification()
+        self.drafts = rule.name if drafts is not None else None
         alone = mode == "alone"
-        runner = Alone(model) if alone else Backbone(model, fixed=None if mode == "fast" else False)
+        if alone and drafts is not None:
+            raise ConfigError("Starting the engine: mode is 'alone', with drafts. Leave one of them out.")
+        backbone = None if alone else Backbone(model, fixed=None if mode == "fast" else False, drafts=drafts)
+        runner = backbone or Alone(model)
         super().__init__(
             runner,
             max_length=max_length,
@@ -78,6 +93,8 @@ class NativeEngine(StepLoop):
             loop_guard=loop_guard,
             alone=alone,
             threads=1 if sum(weight.numel() for weight in model.parameters()) < _SMALL else None,
+            leaper=backbone if drafts is not None else None,
+            rule=rule,
         )
 
     @property
@@ -125,6 +142,7 @@ class NativeEngine(StepLoop):
         concurrency: int = 64,
         adapters: Mapping[str, str | PathLike[str]] = MappingProxyType({}),
         mode: Mode = "fast",
+        rule: Verification | None = None,
     ) -> "NativeEngine":
         """Return an engine over a model folder in Hugging Face layout.
 
@@ -137,9 +155,11 @@ class NativeEngine(StepLoop):
             concurrency: live candidates.
             adapters: LoRA folders by the name that requests give.
             mode: how steps are taken, see `Mode`; `alone` chooses float32 if dtype is None.
+            rule: how guesses of the draft modules in the folder are verified; they are not used if None.
 
         Raises:
-            BundleError: the folder holds no such model, its weights do not fit it, or an adapter does not.
+            BundleError: the folder holds no such model, its weights do not fit it, or an adapter or drafts do
+                not.
             ConfigError: no such device here, or no such dtype on it.
         """
         device = chosen_device(device)
@@ -173,7 +193,10 @@ class NativeEngine(StepLoop):
                 "Add it, or build NativeEngine(model, max_length=...) yourself."
             )
         name = Path(folder).name
-        engine = cls(model, max_length=max_length, concurrency=concurrency, name=name, mode=mode)
+        engine = cls(
+            model, max_length=max_length, concurrency=concurrency, name=name, mode=mode,
+            drafts=read_drafts(Path(folder) / DRAFTS, model) if rule else None, rule=rule,
+        )  # fmt: skip
         engine.dtype = runs_in
         try:
             for adapter, place in adapters.items():

@@ -6,6 +6,10 @@ A column is a moment: the newest ids of all rows share one column, the cursor. A
 before it as it holds ids, and what lies before its start is masked. Distances within a row stay true, so
 rotary, learnt, sliding-window and ALiBi positions all hold, and writing a step is one slice.
 
+A pass over drafts (see `mtp`) writes several columns, and rows keep as many of them as they accept. The row
+that keeps most says where the cursor goes; the others have holes there, which are masked. Only models with
+rotary positions have drafts, and those come with the ids.
+
 Where the model can attend to a shared past (see `attention`), rows that have one hold only what came after
 it, and what an old row holds beside young ones becomes a past of its own, or each of them would have as many
 columns. Fixed rows, for steps whose shapes and memory may not change (see `captured`), keep their buffers.
@@ -14,6 +18,7 @@ columns. Fixed rows, for steps whose shapes and memory may not change (see `capt
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +48,8 @@ class _Window:
     """Where live rows lie: `starts` [B] columns, the first of them, cursor; the buffer's size and dtype.
 
     places: where they lie by shared past; None while no row shares one. frame: of a step of fixed shape.
-    buffers: how often they were made anew.
+    buffers: how often they were made anew. empty: columns that are holes, bool [rows, columns], None while
+    there are none; holes: how many each row has.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -55,6 +61,8 @@ class _Window:
     places: Places | None = None
     frame: Frame | None = None
     buffers: int = 0
+    empty: Tensor | None = None
+    holes: list[int] = field(default_factory=list)
 
 
 class _Layer(CacheLayerMixin):
@@ -88,8 +96,9 @@ class _Layer(CacheLayerMixin):
             values.index_copy_(2, frame.cursor, value_states.to(values.dtype))
             return Whole(keys), values
         live, first, now = len(self.window.starts), self.window.first, self.window.cursor
-        self.put(slice(live), slice(now, now + 1), key_states, value_states)
-        keys, values = self.keys[:live, :, first : now + 1], self.values[:live, :, first : now + 1]
+        end = now + key_states.shape[2]
+        self.put(slice(live), slice(now, end), key_states, value_states)
+        keys, values = self.keys[:live, :, first:end], self.values[:live, :, first:end]
         places = self.window.places
         return (Held(keys, *self.shared, places) if places and self.shared else keys), values
 
@@ -152,6 +161,9 @@ class Rows(Cache):
         self.reserve(live + count, own)
         columns = slice(window.cursor - own, window.cursor)
         window.starts += [columns.start] * count
+        window.holes += [0] * count
+        if window.empty is not None:
+            window.empty[live : live + count] = False
         window.first = min(window.starts)
         self._pasts += [past if shared else None] * count
         self._changed = True
@@ -168,15 +180,18 @@ class Rows(Cache):
             for layer in self.layers:
                 keys, values = layer.keys[last, :, columns], layer.values[last, :, columns]
                 layer.put(slice(row, row + 1), columns, keys, values)
-        window.starts[row], self._pasts[row] = window.starts[last], self._pasts[last]
-        del window.starts[last], self._pasts[last]
+            if window.empty is not None:
+                window.empty[row] = window.empty[last]
+        put_last(window.starts, row)
+        put_last(window.holes, row)
+        put_last(self._pasts, row)
         self._changed = True
         window.first = min(window.starts, default=window.cursor)
 
-    def reserve(self, rows: int, length: int) -> None:
-        """Make room for `rows` rows, `length` columns before the cursor and one at it."""
+    def reserve(self, rows: int, length: int, ahead: int = 1) -> None:
+        """Make room for `rows` rows, `length` columns before the cursor and `ahead` from it on."""
         window = self.window
-        if rows <= window.rows and length <= window.cursor < window.columns:
+        if rows <= window.rows and length <= window.cursor <= window.columns - ahead:
             return
         used = window.cursor - window.first
         if self._sharing:
@@ -185,7 +200,10 @@ class Rows(Cache):
         end = max(length, used)
         source, target = slice(window.first, window.cursor), slice(end - used, end)
         wanted = max(rows, len(window.starts))
-        wanted_rows, columns = 1 << (wanted - 1).bit_length() if wanted else 0, end // COLUMNS + 1
+        wanted_rows, columns = (
+            1 << (wanted - 1).bit_length() if wanted else 0,
+            (end + ahead - 1) // COLUMNS + 1,
+        )
         if self._fixed:
             wanted_rows = max(window.rows, wanted_rows)
             columns = max(window.columns // COLUMNS, 1 << (columns - 1).bit_length())
@@ -193,6 +211,11 @@ class Rows(Cache):
         window.rows, window.columns = wanted_rows, columns * COLUMNS
         for layer in self.layers:
             layer.move(len(window.starts), source, target)
+        if window.empty is not None:
+            moved = window.empty.new_zeros(window.rows, window.columns)
+            live = len(window.starts)
+            moved[:live, target] = window.empty[:live, source]
+            window.empty = moved
         window.starts = [start + end - window.cursor for start in window.starts]
         window.first, window.cursor = end - used, end
 
@@ -201,7 +224,7 @@ class Rows(Cache):
         window = self.window
         starts, now = window.starts, window.cursor
         while (now - window.first) * len(starts) > _SPARSE * sum(now - start for start in starts):
-            row, columns = starts.index(window.first), slice(window.first, now)
+            row, columns = starts.index(window.first), self._held(starts.index(window.first))
             own = [
                 (layer.keys[row : row + 1, :, columns], layer.values[row : row + 1, :, columns])
                 for layer in self.layers
@@ -211,33 +234,67 @@ class Rows(Cache):
                 (torch.cat([k.to(key), key], 2), torch.cat([v.to(value), value], 2))
                 for (k, v), (key, value) in zip(before, own, strict=True)
             ]
-            starts[row] = now
+            starts[row], window.holes[row] = now, 0
             window.first = min(starts)
             self._changed = True
+
+    def _held(self, row: int) -> slice | Tensor:
+        """Return the columns of a row's own ids."""
+        window = self.window
+        if not window.holes[row]:
+            return slice(window.starts[row], window.cursor)
+        assert window.empty is not None
+        columns = torch.arange(window.starts[row], window.cursor, device=window.empty.device)
+        return columns[~window.empty[row, columns]]
+
+    def advance(self, kept: Sequence[int]) -> None:
+        """Move the cursor behind what rows keep of the columns that were written from it on."""
+        window, most = self.window, max(kept)
+        for row, count in enumerate(kept):
+            if count < most:
+                if window.empty is None:
+                    window.empty = torch.zeros(
+                        window.rows, window.columns, dtype=torch.bool, device=self.layers[0].keys.device
+                    )
+                window.empty[row, window.cursor + count : window.cursor + most] = True
+                window.holes[row] += most - count
+        window.cursor += most
 
     def clear(self) -> None:
         """Remove all rows; fixed ones keep their memory."""
         window = self.window
         window.starts, window.first, window.cursor = [], 0, 0
+        window.holes, window.empty = [], None
         self._pasts, self._changed = [], True
         for layer in self.layers if self._fixed else ():
             if layer.is_initialized:
                 layer.keys.zero_()  # what a failed step left may be NaN
                 layer.values.zero_()
 
-    def mask(self, device: torch.device) -> Tensor | None:
-        """Return which columns each row sees, bool [B, columns], or None where all rows see all."""
+    def mask(self, device: torch.device, ahead: int = 1) -> Tensor | None:
+        """Return which columns ids see, None where all see all.
+
+        ahead: ids that each row is given. Of one, bool [B, columns], of several [B, 1, ahead, columns].
+        """
         window = self.window
-        if window.first == max(window.starts):
+        if window.first == max(window.starts) and window.empty is None and ahead == 1:
             return None
-        columns = torch.arange(window.first, window.cursor + 1, device=device)
-        return columns >= torch.tensor(window.starts, device=device)[:, None]
+        columns = torch.arange(window.first, window.cursor + ahead, device=device)
+        seen = columns >= torch.tensor(window.starts, device=device)[:, None]
+        if window.empty is not None:
+            before = window.empty[: len(seen), window.first : window.cursor]
+            seen[:, : before.shape[1]] &= ~before
+        if ahead == 1:
+            return seen
+        newest = torch.arange(window.cursor, window.cursor + ahead, device=device)
+        return seen[:, None, None] & (columns <= newest[:, None])
 
     def positions(self) -> list[int]:
         """Return how many ids each row holds, those of its past with them."""
+        window = self.window
         return [
-            self.window.cursor - start + (_length(past) if past else 0)
-            for start, past in zip(self.window.starts, self._pasts, strict=True)
+            window.cursor - start - holes + (_length(past) if past else 0)
+            for start, holes, past in zip(window.starts, window.holes, self._pasts, strict=True)
         ]
 
     def settle(self, device: torch.device) -> None:
@@ -263,6 +320,12 @@ class Rows(Cache):
         self._side_by_side = pasts
         for number, layer in enumerate(self.layers):
             layer.hold([past[number] for past in pasts])
+
+
+def put_last(values: list[Any], row: int) -> None:
+    """Remove what a list has of a row; what it has of the last row takes its place."""
+    values[row] = values[-1]
+    values.pop()
 
 
 def _length(past: Past) -> int:

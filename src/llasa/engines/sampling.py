@@ -139,6 +139,11 @@ def uniforms(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return (_mix(keys + steps) >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
+def branched(keys: np.ndarray, number: int) -> np.ndarray:
+    """Return keys of other streams of the same rows, uint64 [B]; number: which, from 1 on."""
+    return _mix(_mix(keys) + np.uint64(number))
+
+
 def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

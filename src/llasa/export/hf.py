@@ -20,7 +20,7 @@ from llasa.bundle import MANIFEST, Bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
 from llasa.manifest import Manifest
-from llasa.weights import PICKLES, pickles
+from llasa.weights import DRAFTS, PICKLES, pickles
 
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 TOKENIZER = (
@@ -49,7 +49,8 @@ class Changes:
 
     repo: its id on the Hub, `owner/name`. name: of the new bundle. lm: a trainer's output in Hugging Face
     layout, in place of the language model. adapter: a LoRA folder to merge into it. license, base_model: as
-    the Hub writes them.
+    the Hub writes them. drafts: draft modules of the language model; its own if None, unless it becomes
+    another.
     """
 
     repo: str | None = None
@@ -58,6 +59,7 @@ class Changes:
     adapter: Path | None = None
     license: str | None = None
     base_model: str | None = None
+    drafts: Path | None = None
 
     @property
     def new_lm(self) -> bool:
@@ -127,7 +129,7 @@ def _repo(changes: Changes, bundle: Bundle) -> str:
 
 def _check_place(place: Path, bundle: Bundle, changes: Changes) -> None:
     source = bundle.manifest.codec.source
-    sources = [bundle.folder, changes.lm, changes.adapter, Path(source) if source else None]
+    sources = [bundle.folder, changes.lm, changes.adapter, changes.drafts, Path(source) if source else None]
     folders = [path.resolve() for path in sources if path is not None and path.exists()]
     clashes = [folder for folder in folders if folder.is_relative_to(place) or place.is_relative_to(folder)]
     if Path.cwd().is_relative_to(place):
@@ -148,6 +150,7 @@ def _check_output(output: Path, force: bool) -> None:
     if not force:
         raise ConfigError(f"{doing}: an earlier export is there. Choose a new folder, or use --force.")
     known = _listed(output) | _matching(output, WRITTEN).keys()
+    known |= {f"{DRAFTS}/{name}" for name in _matching(output / DRAFTS, MODEL)}
     names = [path.relative_to(output).as_posix() for path in _visible(output)]
     others = [name for name in names if name not in known]
     if others:
@@ -205,7 +208,8 @@ def _files(bundle: Bundle, changes: Changes, parts: Parts, scratch: Path) -> dic
             found = f"it is not in the bundle, but in {manifest.codec.source}"
             raise BundleError(f"Exporting the codec of '{bundle.name}': {found}. Publish it from there.")
         return codec
-    model = _model(bundle.folder / inside, changes, scratch)
+    own = bundle.folder / inside
+    model = _model(own, changes, scratch) | _drafts(own, changes)
     rights = _matching(bundle.folder, RIGHTS)
     rights = {name: path for name, path in rights.items() if not whole or name in whole}
     if parts == "lm":
@@ -217,6 +221,8 @@ def _files(bundle: Bundle, changes: Changes, parts: Parts, scratch: Path) -> dic
 
 
 def _is_model(name: PurePosixPath, inside: PurePosixPath) -> bool:
+    if name.parent == inside / DRAFTS:
+        return True
     return name.parent == inside and any(fnmatch(name.name, pattern) for pattern in MODEL + TOKENIZER)
 
 
@@ -244,6 +250,12 @@ def _model(own: Path, changes: Changes, scratch: Path) -> dict[str, Path]:
         sources.insert(0, merged(sources[0], changes.adapter, scratch))
     reader = next((folder for folder in sources if (folder / "tokenizer.json").is_file()), own)
     return _matching(sources[0], MODEL) | _matching(reader, TOKENIZER)
+
+
+def _drafts(own: Path, changes: Changes) -> dict[str, Path]:
+    """Return the files of the draft modules, none if the language model has none any more."""
+    folder = own / DRAFTS if changes.drafts is None and not changes.new_lm else changes.drafts
+    return {f"{DRAFTS}/{name}": path for name, path in _matching(folder, MODEL).items()} if folder else {}
 
 
 def _check_trained(folder: Path) -> None:

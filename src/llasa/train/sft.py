@@ -281,7 +281,7 @@ class _Run:
         block = self.recipe.rows.model_copy(update={"learn_prompt": False})
         rows = self._rows(Corpus(list(sources), block), iter)
         found = {"held": held_out(rows, other=False), "other_voice": held_out(rows, other=True)}
-        return {name: _batched(examples, rows) for name, examples in found.items() if examples}
+        return {name: batched(examples, rows) for name, examples in found.items() if examples}
 
     def _check_best(self) -> None:
         """Refuse to choose the best checkpoint by what is not measured."""
@@ -330,7 +330,8 @@ def held_out(rows: Rows, other: bool) -> list[Example]:
     return built
 
 
-def _batched(examples: Sequence[Example], rows: Rows) -> list[dict[str, Tensor]]:
+def batched(examples: Sequence[Example], rows: Rows) -> list[dict[str, Tensor]]:
+    """Return rows as batches of about as many ids as those of training."""
     lengths = [len(ids) for ids, _ in examples]
     count = max(1, round(sum(lengths) / rows.block.tokens))
     parts = cut(lengths, count, np.random.default_rng(0))

@@ -1,8 +1,8 @@
-"""`llasa train`: learns a codec, a recogniser, a letter model or a language model from a recipe."""
+"""`llasa train`: learns a codec, a recogniser, a letter model, drafts or a language model from a recipe."""
 
 import typer
 
-from llasa.cli.train import codec, dpo, grpo, letters, recognizer, sft
+from llasa.cli.train import codec, dpo, grpo, letters, mtp, recognizer, sft
 
 app = typer.Typer(
     name="train",
@@ -11,6 +11,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(epilog=sft.EPILOG)(sft.sft)
+app.command(epilog=mtp.EPILOG)(mtp.mtp)
 app.command(epilog=grpo.EPILOG)(grpo.grpo)
 app.command(epilog=dpo.EPILOG)(dpo.dpo)
 app.command(epilog=codec.EPILOG)(codec.codec)
