@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from llasa.audio import replace_file
-from llasa.evaluate.columns import errors
+from llasa.evaluate.columns import Cells, errors
 from llasa.evaluate.plan import Plan, checked
 from llasa.evaluate.results import Row, read_evaluation
 from llasa.evaluate.results_page import write
@@ -39,9 +39,37 @@ def ratio(start: Sequence[Row], now: Sequence[Row], rate: str) -> list[float]:
     def logs(cells: np.ndarray) -> float:
         return math.log(max(1e-6, cells[:, 0].sum() / cells[:, 1].sum()))
 
-    before, after = ([errors(rate)(row) for row in rows] for rows in (start, now))
-    found = paired(logs, before, after, groups=[row["line"] for row in start])
+    pairs = paired_rows(start, now, errors(rate))
+    before, after = ([errors(rate)(row) for row in side] for side in zip(*pairs, strict=True))
+    found = paired(logs, before, after, groups=[row["line"] for row, _ in pairs])
     return [math.exp(value) for value in (found.value, found.low, found.high)]
+
+
+def paired_rows(start: Sequence[Row], now: Sequence[Row], cells: Cells) -> list[tuple[Row, Row]]:
+    """Return the rows of one line and take, of those that were measured on both sides."""
+    known = {(row["line"], row["take"]): row for row in start if np.isfinite(cells(row)).all()}
+    heard = [row for row in now if np.isfinite(cells(row)).all()]
+    return [(known[key], row) for row in heard if (key := (row["line"], row["take"])) in known]
+
+
+def pace(start: Sequence[Row], now: Sequence[Row], rate: str) -> list[float]:
+    """Return the change of the speaking rate on lines that the start says with at most 10 % errors."""
+
+    def cells(row: Row) -> tuple[float]:
+        return (float(row["measures"].get("rate") or math.nan),)
+
+    pairs = [pair for pair in paired_rows(start, now, cells) if errors_of(pair[0], rate) <= 0.1]
+    before, after = ([cells(row) for row in side] for side in zip(*pairs, strict=True))
+    found = paired(
+        lambda rows: float(np.log(rows).mean()), before, after, groups=[row["line"] for row, _ in pairs]
+    )
+    return [math.exp(value) - 1 for value in (found.value, found.low, found.high)]
+
+
+def errors_of(row: Row, rate: str) -> float:
+    """Return the share of errors in a row."""
+    wrong, tokens = errors(rate)(row)
+    return wrong / tokens if tokens else math.nan
 
 
 def main() -> None:
@@ -71,6 +99,8 @@ def main() -> None:
     for name, _ in named[1:]:
         told = ratio(start, found.of("held-out", name), rate)
         print("{}: errors are {:.3f} [{:.3f}, {:.3f}] of the start's".format(name, *told))
+        moved = pace(start, found.of("held-out", name), rate)
+        print("{}: {:+.1%} [{:+.1%}, {:+.1%}] quicker where the start was right".format(name, *moved))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection, IncompleteRead
 from socket import SHUT_RDWR, SOCK_STREAM, getaddrinfo, socket
 from ssl import SSLContext, create_default_context
 from threading import TIMEOUT_MAX, Event, Thread
@@ -212,8 +212,12 @@ class Call:
 
     def _pieces(self, response: HTTPResponse) -> Iterator[bytes]:
         self.extend()
+        wanted, got = response.length, 0
         while piece := response.read1(1 << 16):
+            got += len(piece)
             yield piece
+        if wanted is not None and got < wanted:
+            raise IncompleteRead(b"", wanted - got)
 
     def _events(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         rest = b""

@@ -74,7 +74,7 @@ def test_the_card_says_what_the_hub_and_people_ask(tiny_bundle: Path, tmp_path: 
     bundle = load_bundle(folder)
     for said in (
         bundle.manifest.codec.name,
-        "| ada | 2.0 s | a formula | none |",
+        "| ada | 2.0 s | a formula | not a person |",
         "--bundle me/tiny",
         'llasa.load("me/tiny")',
         "<|TEXT_UNDERSTANDING_START|>TEXT<|TEXT_UNDERSTANDING_END|><|SPEECH_GENERATION_START|>CODES",

@@ -200,6 +200,7 @@ def test_the_past_files_errors_and_voices(page: Any, tmp_path: Path) -> None:
     page.get_by_text("is made and chosen").wait_for()
     assert load_bundle().voices.get("grace").consent == "I agree. Grace"
     assert page.get_by_label("Voice", exact=True).input_value() == "grace"
+    load_bundle().voices.remove("grace")
 
 
 def test_without_the_key_nothing_is_told(url: str) -> None:

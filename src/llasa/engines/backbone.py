@@ -20,6 +20,7 @@ from llasa.engines.mtp import Drafts, Guesser, check_trunk
 from llasa.engines.prefixes import Past, Prefixes
 from llasa.engines.quantized import Int8Linear
 from llasa.engines.rows import Rows, put_last
+from llasa.errors import BundleError
 
 # Measured, one core, 6M Llama: 163 ids take 12 ms in one pass, in blocks of 128 16, of 64 20, of 32 32 ms.
 # On a GPU a pass over 512 ids costs hardly more than one over 64.
@@ -71,6 +72,9 @@ class Backbone:
         own_attention = share_attention(model) and self._takes_positions
         if drafts is not None:
             check_trunk(self._trunk, "Starting the engine")
+            if not own_attention:
+                todo = "Load the model with it, or without drafts"
+                raise BundleError(f"Starting the engine: drafts need the attention 'sdpa'. {todo}.")
             fixed = False
         wants_fixed = self.device.type == "cuda" if fixed is None else fixed
         self._sharing = sharing and own_attention and not wants_fixed

@@ -80,19 +80,29 @@ def verified(
     columns, shares = guess[0][..., None], guess[1]
     count = columns.shape[1]
     odds = shares.gather(-1, columns)[..., 0]
-    holds = (coins * odds < true[:, :count].gather(-1, columns)[..., 0]) & (odds > 0)
-    exactly = torch.full_like(holds, True)
+    made = odds > 0
+    holds = (coins * odds < true[:, :count].gather(-1, columns)[..., 0]) & made
+    guessed, ends = shares, torch.zeros_like(holds)
     if top_k is not None:
         told = logits[:, :count]
         likely = (told > told.gather(-1, columns)).sum(-1) < top_k
-        exactly = stops.gather(-1, guess[0])
-        holds = torch.where(exactly, holds, likely & (odds > 0))
+        # Whether it ends is drawn exactly, as of a coin with two sides; which code it is, is not.
+        own = stops.gather(-1, guess[0])
+        sides = [(one * stops[:, None]).sum(-1) for one in (shares, true[:, :count])]
+        guessed_odds, true_odds = (torch.where(own, one, 1 - one) for one in sides)
+        fair = coins * guessed_odds < true_odds
+        holds, ends = fair & (own | likely) & made, own == fair
+        guessed = torch.zeros_like(shares)
     held = holds.long().cumprod(-1).sum(-1)
     rows = torch.arange(len(held), device=held.device)
     # Behind the last guess nothing was guessed: nothing is subtracted.
-    guessed = torch.cat([shares * exactly[..., None], shares.new_zeros(len(held), 1, shares.shape[-1])], 1)
+    guessed = torch.cat([guessed, shares.new_zeros(len(held), 1, shares.shape[-1])], 1)
     there = true[rows, held]
     left = (there - guessed[rows, held]).clamp(min=0)
+    if top_k is not None:
+        none = made.new_zeros(len(held), 1)
+        failed, over = (torch.cat([one, none], 1)[rows, held, None] for one in (made, ends))
+        left = torch.where(failed & (stops != over), 0, left)
     # Rounding can reject where nothing is left: then both distributions are one.
     left = torch.where(left.sum(-1, keepdim=True) > 0, left, there)
     return held, pick(left, uniform.gather(-1, held[:, None])[:, 0])

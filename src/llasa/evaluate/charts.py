@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from llasa.data.texts import spread
 from llasa.evaluate.columns import Column
 from llasa.evaluate.plotting import COLOURS, Plot, plot
 from llasa.evaluate.results import Evaluation, Row
-from llasa.evaluate.summary import Table
+from llasa.evaluate.summary import MOST, Table
 from llasa.metrics import trend
 
 ENDS = {
@@ -142,7 +143,8 @@ def _rates(rows: Mapping[str, Sequence[Row]], colour: Mapping[str, str]) -> Plot
             known = np.array([pair for pair in pairs if pair[1]], float).reshape(-1, 2)
             axes.scatter(*known.T, s=9, alpha=0.55, color=colour[name], linewidth=0)
             if len(set(known[:, 0])) > 1:
-                axes.plot(*_line(known[:, 0], known[:, 1]), color=colour[name], linewidth=1.4)
+                some = known[spread(len(known), MOST)]
+                axes.plot(*_line(some[:, 0], some[:, 1]), color=colour[name], linewidth=1.4)
         axes.set_xlabel("length of the text, phones or letters", **_SMALL)
         axes.set_ylabel("a second of speech", **_SMALL)
 

@@ -89,7 +89,8 @@ def _mean(cells: np.ndarray) -> float:
 
 
 def _ratio(cells: np.ndarray) -> float:
-    return float(cells[:, 0].sum() / max(cells[:, 1].sum(), 1e-9))
+    total = cells[:, 1].sum()
+    return float(cells[:, 0].sum() / total) if total > 0 else math.nan
 
 
 def trend(cells: np.ndarray) -> float:

@@ -4,7 +4,7 @@ Must not know: pages, models.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llasa.errors import ConfigError
@@ -43,15 +43,16 @@ def differences(
         ConfigError: they share no system, test set or utterance, or a limit's measure is not there.
     """
     doing = f"Comparing '{old.folder}' with '{new.folder}'"
-    every, pairs = columns(new), _pairs(old, new, doing)
+    old, pairs = _paired(old, new, doing)
+    every = columns(replace(new, rows=[*old.rows, *new.rows]))
     _check(doing, every, [*limits, *only])
     found = [
         Difference(test_set, name, column, moved, _broken(column, moved, limits.get(column.key)))
         for test_set in new.sets
-        for name, (before, after) in pairs.items()
+        for name, called in pairs.items()
         for column in every
         if (not only or column.key in only or column.key in limits)
-        and (moved := change(column, old.of(test_set, before), new.of(test_set, after)))
+        and (moved := change(column, old.of(test_set, called), new.of(test_set, called)))
     ]
     if not found:
         raise ConfigError(f"{doing}: they share no utterance. Evaluate the same texts and takes.")
@@ -61,16 +62,17 @@ def differences(
     return found
 
 
-def _pairs(old: Evaluation, new: Evaluation, doing: str) -> dict[str, tuple[str, str]]:
-    """Return which systems are compared: those of one name, or the only ones there are."""
-    shared = {name: (name, name) for name in new.systems if name in old.systems}
+def _paired(old: Evaluation, new: Evaluation, doing: str) -> tuple[Evaluation, dict[str, str]]:
+    """Return the old side, of it what is compared, and the systems: those of one name, or the only ones."""
+    shared = {name: name for name in new.systems if name in old.systems}
+    rows = [row for row in old.rows if row["system"] in shared]
     if not shared and len(old.systems) == len(new.systems) == 1:
         [before], [after] = old.systems, new.systems
-        return {f"{before} → {after}": (before, after)}
+        rows, shared = [row | {"system": after} for row in old.rows], {f"{before} → {after}": after}
     if not shared:
         found = f"no system has one name on both sides ({', '.join(old.systems)}; {', '.join(new.systems)})"
         raise ConfigError(f"{doing}: {found}. Give those to be compared one `name`.")
-    return shared
+    return replace(old, rows=rows), shared
 
 
 def _check(doing: str, every: Sequence[Column], named: Sequence[str]) -> None:

@@ -29,7 +29,8 @@ class Evaluation:
     @property
     def systems(self) -> list[str]:
         """Names of the systems, the one that others are compared with first."""
-        return list(dict.fromkeys(row["system"] for row in self.rows))
+        said = {row["system"] for row in self.rows}
+        return [name for name in self.facts["systems"] if name in said]
 
     def of(self, test_set: str, system: str) -> list[Row]:
         """Return the rows of a system on a test set."""
@@ -68,6 +69,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             getattr(error, "strerror", None) or "run.json or results.jsonl is damaged or of something else"
         )
         raise ConfigError(f"{doing}: {found}. Name the folder that 'llasa evaluate' wrote.") from error
+    rows = [row for row in rows if row["system"] in facts["systems"]]  # others were in an earlier recipe
     if not rows:
         raise ConfigError(f"{doing}: found no row yet. Let the evaluation go on: llasa evaluate RECIPE.")
     return Evaluation(folder, facts, rows)

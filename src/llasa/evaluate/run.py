@@ -109,10 +109,16 @@ class Bench:
         """Return what speaks, loaded anew only if the last system's was another."""
         wanted = tuple(getattr(block, key) for key in _LOADS)
         if self._synthesizer is None or wanted != self._loaded:
-            self._systems, self._begun = {}, set()
-            self._synthesizer = None  # let it go before the next one is loaded
+            self._let_go()
             self._synthesizer, self._loaded = synthesizer_of(block), wanted
         return self._synthesizer
+
+    def _let_go(self) -> None:
+        """Free a model before the next one is loaded; an engine holds on to itself until it is closed."""
+        close = getattr(self._synthesizer.bundle.engine, "close", None) if self._synthesizer else None
+        if close is not None:
+            close()
+        self._systems, self._begun, self._synthesizer = {}, set(), None
 
     def check(self, sets: Mapping[str, Sequence[Line]]) -> Mapping[str, object]:
         """Look at everything before the first line is said, and return what `run.json` tells of systems.
@@ -196,7 +202,7 @@ def _write(out: Path, made: Made) -> None:
     place = None
     if made.sound is not None:
         system, name, line, take = map(_safe, map(str, made.job.key))
-        place = f"{SOUNDS}/{system}/{name}-{line}{f'-take{take}' if made.job.take else ''}.flac"
+        place = f"{SOUNDS}/{system}/{name}/{line}/{take}.flac"
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         replace_file(out / place, made.sound)
     with (out / RESULTS).open("a", encoding="utf-8") as file:

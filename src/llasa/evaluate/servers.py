@@ -104,6 +104,8 @@ class ServerSystem:
                     first_s = first_s or (time.perf_counter() - began if len(data) > head else None)
                     if len(data) > LARGEST:
                         return _failed(f"more than {LARGEST} bytes"), status
+        except ConnectionRefusedError as error:  # as in a run's beginning: those lines can be said later
+            raise EngineError(f"{self._doing}: nobody listens any more. Start the server again.") from error
         except (OSError, HTTPException) as error:
             return _failed(f"{type(error).__name__}: {self._server.shown(str(error).encode())}"), status
         if status != 200:
@@ -140,7 +142,7 @@ def _lengths_mended(data: bytes) -> bytes:
     if (
         data[:4] != b"RIFF"
         or place < 0
-        or int.from_bytes(data[place + 4 : place + 8], "little") <= len(data) - place - 8
+        or 0 < int.from_bytes(data[place + 4 : place + 8], "little") <= len(data) - place - 8
     ):
         return data
     sizes = [(len(data) - skipped).to_bytes(4, "little") for skipped in (8, place + 8)]

@@ -4,6 +4,7 @@ Must not know who says them or who listens.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,11 +131,14 @@ def _librispeech(block: SetBlock, folder: Path, row: str) -> Line | str:
     Source: the list of F5-TTS (arXiv 2410.06885), cross-sentence task.
     """
     cells = [cell.strip() for cell in row.split("\t")]
-    if len(cells) != 6 or any(len(cells[place].split("-")) != 3 for place in (0, 3)):
+    if len(cells) != 6 or not all(_NAME.fullmatch(cells[place]) for place in (0, 3)):
         return "it is no row of six columns with tabs between, the first and fourth as in 1089-134686-0001"
     prompt, sound = (_flac(Path(block.sounds or ""), cells[place]) for place in (0, 3))
     recording = Clip(cells[3], str(sound), cells[5]) if sound.is_file() else None
     return Line(block.title, cells[3], cells[5], block.language or "en", str(prompt), cells[2], recording)
+
+
+_NAME = re.compile(r"\d+-\d+-\d+")
 
 
 def _flac(folder: Path, name: str) -> Path:

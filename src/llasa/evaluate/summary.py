@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from llasa.core import plain
+from llasa.data.texts import spread
 from llasa.evaluate.columns import Column, columns, trend
 from llasa.evaluate.results import Evaluation, Row
 from llasa.metrics import Estimate, bootstrap, paired, permutation_test, trend_estimate
@@ -30,7 +31,8 @@ def estimate(column: Column, rows: Sequence[Row]) -> Estimate | None:
     if column.statistic is not trend and (cells == cells[0]).all():  # no sample could differ
         return Estimate(*[column.statistic(cells)] * 3)
     if column.statistic is trend:
-        cells, groups = cells[:MOST], groups[:MOST]
+        some = spread(len(cells), MOST)
+        cells, groups = cells[some], [groups[place] for place in some]
         return trend_estimate(cells[:, 0], cells[:, 1], groups) if len(set(cells[:, 0])) > 1 else None
     return bootstrap(column.statistic, cells, groups)
 
@@ -67,10 +69,11 @@ def change(column: Column, before: Sequence[Row], after: Sequence[Row]) -> Chang
     old, new = (_cells(column, [pair[side] for pair in pairs]) for side in (0, 1))
     groups = [row["line"] for row, _ in pairs]
     if column.statistic is trend:
-        old, new, groups = old[:MOST], new[:MOST], groups[:MOST]
+        some = spread(len(old), MOST)
+        old, new, groups = old[some], new[some], [groups[place] for place in some]
         if len(set(old[:, 0])) < 2:
             return None
-        return Change(trend_estimate(old[:, 0], new[:, 1] / old[:, 1], groups), math.nan, len(pairs))
+        return Change(trend_estimate(old[:, 0], new[:, 1] / old[:, 1], groups), math.nan, len(some))
     if np.array_equal(old, new):
         return Change(Estimate(0.0, 0.0, 0.0), 1.0, len(pairs))
     p = permutation_test(column.statistic, old, new, groups, DRAWS)

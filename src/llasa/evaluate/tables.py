@@ -9,7 +9,8 @@ from llasa.evaluate.summary import Cell, Change, Table
 
 POLICY = (
     "95 % bootstrap intervals over utterances. A failure (no end, loop, no sound, error) has an error rate "
-    "of 1 and, without sound, the worst likeness and opinion; only Seed-TTS-eval's own rate leaves it out."
+    "of 1 and, without sound, the worst likeness and opinion; likelihood, manner and speed are of what has "
+    "sound, and Seed-TTS-eval's own rate leaves failures out."
 )  # fmt: skip
 _PAPER = ("failures", "sim_o", "sim_r", "emotion", "mos", "rate_change", "rtf", "first_s", "cost")
 _MARKS = {"better": "+", "worse": "-", "other": "~", "": ""}

@@ -102,8 +102,9 @@ def _lines(
         return []
     try:
         parts = segment(text, language=language)
-    except InputError as error:  # of another script, say: the rest of the book can be read
-        _log.warning("Chapter %d: left out '%.60s': %s", chapter + 1, text, error)
+    except InputError:  # of another script, say: the rest of the book can be read
+        # Not the text: what people send to a service is not logged.
+        _log.warning("Chapter %d: left out %d characters that cannot be said.", chapter + 1, len(text))
         return []
     return [Line(0, chapter, one.text, *_respelt(one.text, respell), voice, one.pause_s) for one in parts]
 

@@ -10,12 +10,13 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,16 +28,19 @@ from llasa.longform.book import Book, read_book
 from llasa.longform.reading import Read, Reading, numbers_of
 from llasa.longform.script import Line, lines_of
 from llasa.serve.asked import SpeechRequest
+from llasa.serve.replies import bug
 from llasa.serve.slots import Slots
 from llasa.serve.speaking import Speakers, Speech
 
 MOST_BOOKS, MOST_OWN, MOST_LINES = 64, 8, 20_000  # kept in all, by one key, and in a book
+MOST_TEXT, MOST_CHAPTER_S, LETTERS_PER_S = 2_000_000, 7200, 12
 SUFFIXES = (".epub", ".md", ".txt")
 BUSY_S = 1.0  # before a line that found the queue full asks again
 _TICKET, _AGAIN = "ticket.json", "Reading lines again"
 _log = logging.getLogger(__name__)
 
-Status = Literal["queued", "reading", "done", "failed", "cancelled"]
+T = TypeVar("T")
+Status = Literal["queued", "reading", "done", "failed"]
 
 
 class BookRequest(BaseModel):
@@ -94,9 +98,10 @@ class Books:
     """
 
     def __init__(self, folder: Path, speakers: Speakers, slots: Slots, threads: Executor) -> None:
-        self._folder, self._speakers, self._slots, self._threads = folder, speakers, slots, threads
+        self._folder = folder.resolve()  # as errors name it
+        self._speakers, self._slots, self._threads = speakers, slots, threads
         self._tickets = {ticket.id: ticket for ticket in self._found()}
-        self._news = asyncio.Event()
+        self._news, self._opening = asyncio.Event(), asyncio.Semaphore(1)
         self._now: tuple[Ticket, asyncio.Task[None]] | None = None
 
     def _found(self) -> Iterator[Ticket]:
@@ -140,14 +145,17 @@ class Books:
             found = f"{len(self.of(key))} of yours, {len(self._tickets)} in all"
             raise EngineBusy(f"Keeping a book: found {found}. Fetch and remove one, then ask again.")
         ticket = Ticket(secrets.token_hex(12), _hashed(key), suffix, asked, int(time.time()))
-        self._tickets[ticket.id] = ticket
+        self._tickets[ticket.id] = ticket  # without lines it is not begun
         try:
             await asyncio.to_thread(self._keep, ticket, data)
-            _, _, script = await asyncio.to_thread(self._opened, ticket)
-            ticket.total = len(script)
-            self._write(ticket)
+            async with self._opening:
+                _, _, script = await asyncio.to_thread(self._opened, ticket)
+            kept = replace(ticket, total=len(script))
+            await asyncio.to_thread(self._write, kept)
+            ticket.total = kept.total
         except BaseException as error:
-            self._drop(ticket)
+            self._tickets.pop(ticket.id, None)
+            await asyncio.to_thread(self._drop, ticket)
             if isinstance(error, InputError | ConfigError):
                 raise type(error)(self._shown(error)) from None
             raise
@@ -173,10 +181,9 @@ class Books:
         replace_file(self._folder / ticket.id / _TICKET, json.dumps(plain(kept)).encode())
 
     def _drop(self, ticket: Ticket) -> None:
-        self._tickets.pop(ticket.id, None)
         shutil.rmtree(self._folder / ticket.id, ignore_errors=True)
 
-    def again(self, ticket: Ticket, lines: str | None) -> None:
+    async def again(self, ticket: Ticket, lines: str | None) -> None:
         """Say some lines of a book again, as "3,17-20"; without any, only those that are not said yet.
 
         Raises:
@@ -184,14 +191,18 @@ class Books:
         """
         if ticket.status in ("queued", "reading"):
             raise ConfigError(f"{_AGAIN}: the book is not read to its end. Wait for that.")
-        if lines is not None:
-            numbers_of(lines, ticket.total, _AGAIN)
-        ticket.redo, ticket.status, ticket.message, ticket.said = lines, "queued", None, 0
-        self._write(ticket)
+        redo = None if lines is None else _listed(set(numbers_of(lines, ticket.total, _AGAIN)))
+        asked = replace(ticket, redo=redo, status="queued", message=None, said=0)
+        try:
+            await asyncio.to_thread(self._write, asked)
+        except ConfigError as error:
+            raise ConfigError(self._shown(error)) from None
+        vars(ticket).update(vars(asked))
         self._news.set()
 
     async def remove(self, ticket: Ticket) -> None:
         """Stop reading a book and forget it."""
+        self._tickets.pop(ticket.id, None)  # first, or it is begun again
         if self._now is not None and self._now[0] is ticket:
             task = self._now[1]
             task.cancel()
@@ -211,7 +222,7 @@ class Books:
     async def _run(self) -> None:
         while True:
             self._news.clear()
-            waiting = [ticket for ticket in self._tickets.values() if ticket.status == "queued"]
+            waiting = [one for one in self._tickets.values() if one.status == "queued" and one.total]
             for ticket in sorted(waiting, key=lambda one: one.created)[:1]:
                 task = asyncio.create_task(self._follow(ticket))
                 self._now = ticket, task
@@ -219,6 +230,7 @@ class Books:
                     await asyncio.wait([task])
                 finally:
                     task.cancel()
+                    await asyncio.wait([task])
                     self._now = None
             if not waiting:
                 await self._news.wait()
@@ -236,19 +248,25 @@ class Books:
         except asyncio.CancelledError:
             ticket.status = "queued"
             raise
+        except Exception as error:  # the owner waits to be told
+            ticket.status, ticket.message = "failed", bug(error)[0]
         if ticket.id in self._tickets:
-            await asyncio.to_thread(self._write, ticket)
+            await _whole(asyncio.to_thread(self._write, ticket))
 
     async def _read(self, ticket: Ticket) -> None:
         book, speech, script = await asyncio.to_thread(self._opened, ticket)
-        again = numbers_of(ticket.redo, len(script), _AGAIN) if ticket.redo else ()
-        said, lines = list[Read](), self._reading(ticket, book, speech).lines(script, again)
+        again = set(numbers_of(ticket.redo, len(script), _AGAIN)) if ticket.redo else set[int]()
+        said, lines = list[Read](), self._reading(ticket, book, speech).lines(script, frozenset(again))
         try:
-            for _ in script:
+            for line in script:
                 said.append(await self._next(lines, ticket, speech))
                 ticket.said = len(said)
+                if line.number in again:
+                    again.discard(line.number)
+                    ticket.redo = _listed(again)
+                    await asyncio.to_thread(self._write, ticket)
             made, path = speech.provenance, self.place(ticket, ticket.asked.response_format)
-            ticket.report = await asyncio.to_thread(publish, path, book, said, made)
+            ticket.report = await _whole(asyncio.to_thread(publish, path, book, said, made))
         finally:
             speech.cut()
 
@@ -260,13 +278,17 @@ class Books:
                     break
                 except EngineBusy:
                     await asyncio.sleep(BUSY_S)
-            work = asyncio.get_running_loop().run_in_executor(self._threads, next, lines)
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                speech.cut()
-                await asyncio.wait([work])  # it may be writing
-                raise
+            loop, how = asyncio.get_running_loop(), (lines, ticket, speech)
+            return await _whole(loop.run_in_executor(self._threads, self._line, *how), speech.cut)
+
+    def _line(self, lines: Iterator[Read], ticket: Ticket, speech: Speech) -> Read:
+        one = next(lines)
+        if speech.line.is_cut:  # perhaps only half of it was drawn: it is not said
+            (self._lines(ticket) / f"{one.number:06}.json").unlink(missing_ok=True)
+        return one
+
+    def _lines(self, ticket: Ticket) -> Path:
+        return self._folder / ticket.id / "lines"
 
     def _opened(self, ticket: Ticket) -> tuple[Book, Speech, list[Line]]:
         """Return a book, who reads it and its lines, once all of them can be said."""
@@ -274,16 +296,18 @@ class Books:
         judged = self._speakers.speakers[name].bundle.judge is not None
         speech = self._speakers.begin(ticket.asked.speech(ticket.asked.voice, judged))
         book = read_book(self._source(ticket))
+        _check_size(book)
         script = lines_of(book, self._language(ticket, book, speech), {})
         if not 0 < len(script) <= MOST_LINES:
             raise InputError(f"Reading the book: found {len(script)} lines. Send 1 to {MOST_LINES}.")
+        _check_chapters(script)
         self._reading(ticket, book, speech).check(script)
         for voice in {line.voice for line in script if line.voice is not None}:
             self._speakers.begin(ticket.asked.speech(voice, judged))  # has its speaker's consent
         return book, speech, script
 
     def _reading(self, ticket: Ticket, book: Book, speech: Speech) -> Reading:
-        folder, asked, speaker = self._folder / ticket.id / "lines", ticket.asked, speech.speaker
+        folder, asked, speaker = self._lines(ticket), ticket.asked, speech.speaker
         language = self._language(ticket, book, speech)
         voice = speaker.voice(speech.voice)
         return Reading(speaker, folder, voice, speech.effort, asked.seed, language, {})
@@ -291,6 +315,41 @@ class Books:
     def _language(self, ticket: Ticket, book: Book, speech: Speech) -> str:
         first = " ".join((book.chapters[0].title, *book.chapters[0].paragraphs))
         return ticket.asked.language or book.language or speech.speaker.bundle.language(first)
+
+
+def _check_size(book: Book) -> None:
+    """Refuse a text that would take long to cut into lines."""
+    length = sum(len(text) for one in book.chapters for text in (one.title, *one.paragraphs))
+    if length > MOST_TEXT:
+        found = f"found {length} characters"
+        raise InputError(f"Reading the book: {found}. Send {MOST_TEXT} at most, and the rest as another.")
+
+
+def _check_chapters(script: Sequence[Line]) -> None:
+    """Refuse a chapter whose sound would not fit into memory: its loudness is that of all of it."""
+    seconds = defaultdict[int, float](float)
+    for line in script:
+        seconds[line.chapter] += line.pause_s + len(line.text) / LETTERS_PER_S
+    if max(seconds.values()) > MOST_CHAPTER_S:
+        found = f"found a chapter of some {max(seconds.values()) / 3600:.1f} hours"
+        raise InputError(
+            f"Reading the book: {found}. Divide it by headings, {MOST_CHAPTER_S / 3600:g} h at most."
+        )
+
+
+def _listed(numbers: Collection[int]) -> str | None:
+    return ",".join(map(str, sorted(numbers))) or None
+
+
+async def _whole(work: Awaitable[T], cut: Callable[[], object] = lambda: None) -> T:
+    """Return what some work in a thread gives; if this is cancelled, `cut` it and wait for its end."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        cut()
+        await asyncio.wait([task])  # it may be writing
+        raise
 
 
 def _hashed(key: str) -> str:

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 from fastapi import Depends, FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
+from llasa.provenance import header
 from llasa.serve.books import BookRequest, Books, Ticket
 from llasa.serve.guard import key_of
 from llasa.serve.replies import problems, refusal
@@ -19,6 +21,14 @@ MEDIA = {
 
 class _Sent(BookRequest):
     file: UploadFile
+
+
+class _Whole(FileResponse):
+    """A file, all of it: parts have statuses and errors of their own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        heads = [head for head in scope["headers"] if head[0] != b"range"]
+        await super().__call__({**scope, "headers": heads}, receive, send)
 
 
 class _Redo(BaseModel):
@@ -34,7 +44,11 @@ def add_books(app: FastAPI, books: Books) -> None:
             return ticket
         raise HTTPException(404)
 
-    @app.post("/v1/audio/books", status_code=202)
+    @app.post(
+        "/v1/audio/books",
+        status_code=202,
+        responses=problems(_502="The voice or a file of the model cannot be used."),
+    )
     async def add(
         request: Request, sent: Annotated[_Sent, Form(media_type="multipart/form-data")]
     ) -> Response:
@@ -64,11 +78,12 @@ def add_books(app: FastAPI, books: Books) -> None:
             todo = f"Ask once /v1/audio/books/{ticket.id} says 'done'"
             return refusal(409, f"a book that is {ticket.status}", todo, "not_done")
         suffix = ticket.asked.response_format if form == "sound" else form
-        return FileResponse(books.place(ticket, suffix), media_type=MEDIA[suffix], filename=f"book.{suffix}")
+        how = {"media_type": MEDIA[suffix], "filename": f"book.{suffix}", "headers": header()}
+        return _Whole(books.place(ticket, suffix), **how)
 
     @app.post("/v1/audio/books/{id}/redo", status_code=202)
     async def redo(ticket: Annotated[Ticket, Depends(own)], asked: _Redo) -> dict[str, object]:
-        books.again(ticket, asked.lines)
+        await books.again(ticket, asked.lines)
         return ticket.told()
 
     @app.delete("/v1/audio/books/{id}")

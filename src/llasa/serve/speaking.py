@@ -43,6 +43,11 @@ class Line:
             request.cancel()
         return request
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was: what is drawn then may be half of what it should be."""
+        return self._cut
+
     def cut(self) -> None:
         """End all that is in flight; any thread may call this."""
         self._cut = True

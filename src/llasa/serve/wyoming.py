@@ -102,7 +102,8 @@ class Handler(AsyncEventHandler):
             # While a text comes in pieces, it comes whole as well, for older services.
             asked = Synthesize.from_event(event)
             self._voice = _name(asked.voice)
-            await self._say(asked.text)
+            if asked.text.strip():
+                await self._say(asked.text)
             await self._end()
 
     async def _say(self, text: str) -> None:

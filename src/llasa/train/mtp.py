@@ -194,7 +194,8 @@ def train(recipe: Mtp, changed_ok: bool = False) -> Mapping[str, float] | None:
         "model": sha256(sorted(lm.glob("*.safetensors"))),
     }
     runs.start(out, facts, changed_ok)
-    write_rejects(out / "rejects.jsonl", [*rows.rejects, *unseen.rejects])
+    if not rank():
+        write_rejects(out / "rejects.jsonl", [*rows.rejects, *unseen.rejects])
     torch.manual_seed(recipe.seed)
     begin = Path(recipe.drafts) if recipe.drafts else None
     drafts = read_drafts(begin, model) if begin else Drafts.fresh(model.model, recipe.modules)

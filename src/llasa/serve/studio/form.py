@@ -286,7 +286,8 @@ class Form:
         bundle = self._bundles[self._desk.speakers.name(model)]
         try:
             data = _checked(recording, said, name, agreed, consent)
-            await asyncio.to_thread(add_voice, bundle, name.strip(), data, said, consent.strip())
+            async with self._desk.readers:
+                await asyncio.to_thread(add_voice, bundle, name.strip(), data, said, consent.strip())
         except Exception as error:
             return {self.made: telling.refused(_message(error))}
         if recording:

@@ -59,7 +59,7 @@ def _add_takes(app: FastAPI, found: Find) -> None:
         take = found(request, id)
         if take is None or take.sound is None:
             return _none("such sound any more")
-        return _ranged(await asyncio.to_thread(encode, take.sound, "wav"), request)
+        return _ranged(await asyncio.to_thread(encode, take.sound, "wav", take.tags), request)
 
     @app.get("/studio/takes/{id}/download")
     async def download(request: Request, id: str, format: Format = "wav") -> Response:
