@@ -2,6 +2,7 @@
 
 import base64
 import io
+import socket
 import threading
 import wave
 from collections.abc import Callable
@@ -113,8 +114,37 @@ def test_nobody_there_is_refused_before_anything_is_said() -> None:
         url = server.url
     with pytest.raises(EngineError, match="nobody answers"):
         system(url).begin(LINE)
-    said = system(url).say(LINE, 0)
-    assert said.failure == "error" and "ConnectionRefusedError" in said.reason
+    with pytest.raises(EngineError, match="nobody listens any more"):  # the lines stay open
+        system(url).say(LINE, 0)
+
+
+@pytest.mark.parametrize("format", ["wav", "pcm"])
+def test_half_an_answer_is_a_failure(format: str) -> None:
+    whole = encode(clip(1.0), format)
+    heads = f"HTTP/1.1 200 OK\r\nContent-Length: {len(whole)}\r\n\r\n".encode()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_half, args=(listener, heads + whole[: len(whole) // 2]))
+        thread.start()
+        said = system(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", format=format).say(LINE, 0)
+        thread.join()
+    assert said.failure == "error" and said.audio is None and "IncompleteRead" in said.reason
+
+
+def answer_half(listener: socket.socket, data: bytes) -> None:
+    """Take one request, and hang up in the middle of the answer."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1 << 16)
+        connection.sendall(data)
+
+
+def test_a_streamed_wav_of_length_zero_is_heard() -> None:
+    data = bytearray(encode(clip(1.0), "wav"))
+    place = data.index(b"data") + 4
+    data[place : place + 4] = bytes(4)
+    with serving(answering((200, bytes(data)))) as server:
+        said = system(server.url).say(LINE, 0)
+    assert said.audio is not None and said.audio.duration_s == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_server_that_refuses_is_found_out_at_once() -> None:

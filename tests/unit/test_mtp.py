@@ -231,6 +231,19 @@ def test_the_end_is_verified_exactly_whatever_else_is_let_through() -> None:
     assert abs(np.mean(lengths) - np.mean(found)) < 4 * np.std(lengths) / 10 + 1
 
 
+@pytest.mark.parametrize("top_k", [None, 1, 2, 4])
+def test_the_end_comes_as_often_as_it_should_though_drafts_hardly_guess_it(top_k: int | None) -> None:
+    count, draw = 40_000, torch.Generator().manual_seed(0)
+    true = torch.tensor([0.05, 0.03, 0.02, 0.9], dtype=torch.float64).repeat(count, 2, 1)
+    guessed = torch.tensor([0.5, 0.3, 0.1, 0.1], dtype=torch.float64).repeat(count, 1, 1)
+    columns = torch.multinomial(guessed[:, 0], 1, generator=draw)
+    stops = torch.tensor([False, False, False, True]).repeat(count, 1)
+    coins, uniform = (torch.rand(count, n, generator=draw, dtype=torch.float64) for n in (1, 2))
+    held, column = verified(true.log(), true, (columns, guessed), stops, coins, uniform, top_k)
+    ended = torch.where(held > 0, columns[:, 0], column) == 3
+    assert abs(ended.double().mean() - 0.9) < 4 * (0.9 * 0.1 / count) ** 0.5
+
+
 def test_what_is_left_after_a_guess_that_fell_is_never_that_guess_when_it_was_too_likely() -> None:
     true = torch.tensor([[[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]], dtype=torch.float64)
     guessed = torch.tensor([[[0.9, 0.1, 0.0]]], dtype=torch.float64)
