@@ -35,7 +35,7 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"{doing}: the system says: {error.strerror}. Name another folder.") from error
 
 
-def keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
+def keep(folder: Path, spoken: "Sequence[Spoken]", bundle: str) -> None:
     """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`; ranks count from 1, the best.
 
     The picture shows the first 32.
@@ -44,14 +44,15 @@ def keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
         ConfigError: the folder or a file in it cannot be written.
     """
     try:
-        _keep(folder, spoken)
+        _keep(folder, spoken, bundle)
     except OSError as error:
         found = f"the system says: {error.strerror}"
         raise ConfigError(f"Keeping the candidates in '{folder}': {found}. Name another folder.") from error
 
 
-def _keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
+def _keep(folder: Path, spoken: "Sequence[Spoken]", bundle: str) -> None:
     from llasa.audio import write
+    from llasa.provenance import provenance
 
     rows: list[dict[str, object]] = []
     pictures: list[tuple[str, Audio]] = []
@@ -61,7 +62,9 @@ def _keep(folder: Path, spoken: "Sequence[Spoken]") -> None:
             audio = one.candidate.audio if rank == 1 else judged.candidate.audio
             name = f"{one.number:02}-{rank:02}"
             if audio is not None:
-                write(folder / f"{name}.wav", audio)
+                voice = one.candidate.utterance.voice
+                made = provenance(bundle, voice.name if voice else None)
+                write(folder / f"{name}.wav", made.mark(audio), tags=made.tags)
                 pictures.append((f"{name}  {_verdict(judged)}", audio))
             rows.append(_row(one, rank, judged, f"{name}.wav" if audio is not None else None))
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

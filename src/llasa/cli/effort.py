@@ -111,7 +111,7 @@ class Wanted:
         if self.candidates is not None:
             from llasa.cli.candidates import keep
 
-            keep(self.candidates, spoken)
+            keep(self.candidates, spoken, str(receipt.made["bundle"]))
             told["candidates"] = str(self.candidates)
         if self.receipt:
             told["receipt_file"] = str(write_receipt(receipt, output))
