@@ -16,13 +16,18 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+from fastapi.responses import PlainTextResponse
+
 from llasa import audio
+from llasa.bundle import load_bundle
 from llasa.core import Audio
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.guard import Rules
 from llasa.serve.speaking import Speakers
-from llasa.serve.speech_api import Limits
+from llasa.serve.speech_api import Desk, Limits, make_app
+from llasa.synthesizer import Synthesizer
 from tests.conftest import STARTER
+from tests.judging import served as running
 from tests.speaking import speaking
 
 TEXT = "The cat sat. It was happy!"
@@ -316,3 +321,16 @@ def test_voices_are_listed_made_used_and_removed(
             answer = connection.getresponse()
             assert (answer.status, answer.read()) and answer.status == status
         connection.close()
+
+
+def test_a_page_leaves_the_api_its_own(tiny_bundle: Path, tmp_path: Path) -> None:
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("the page")(scope, receive, send)
+
+    bundle = load_bundle(tiny_bundle)
+    desk = Desk.open(Speakers({"tiny": Synthesizer(bundle)}, 4, 400), Limits())
+    with running(make_app(desk, Rules(), page, tmp_path)) as url:
+        assert answered(url, "/")[2] == answered(url, "/somewhere")[2] == b"the page"
+        status, heads, data = answered(url, "/v1/audio/voices/ada")
+        assert status == 405 and heads["allow"] == "DELETE" and json.loads(data)["error"]
+        assert answered(url, "/v1/nope")[0] == 404 and answered(url, "/v1/models")[0] == 200

@@ -24,6 +24,8 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from llasa.provenance import header
 from llasa.serve.asked import SpeechRequest
@@ -225,8 +227,22 @@ def make_app(desk: Desk, rules: Rules, page: App | None = None, books: Path | No
 
     _add_signs(app, desk)
     if page is not None:
-        app.mount("/", page)
+        app.mount("/", _behind(app, page))
     return Guard(app, rules)
+
+
+def _behind(app: FastAPI, page: App) -> App:
+    """Return a page that leaves to the API what is its own: other methods of its routes, and all of /v1/."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            if any(route.matches(scope)[0] is Match.PARTIAL for route in app.routes):
+                raise HTTPException(405)
+            if scope["path"].startswith("/v1/"):
+                raise HTTPException(404)
+        await page(scope, receive, send)
+
+    return answer
 
 
 def _add_signs(app: FastAPI, desk: Desk) -> None:
