@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,16 @@ from llasa.audio import replace_file
 from llasa.core import plain
 
 
-def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows behind those that are there; a number that is not finite becomes null."""
+def append(path: Path, rows: Iterable[Mapping[str, Any]], durable: bool = False) -> None:
+    """Write rows behind those that are there; a number that is not finite becomes null.
+
+    durable: return only once they are on the disk.
+    """
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

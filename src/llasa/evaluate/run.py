@@ -5,7 +5,6 @@ know what the numbers come to.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pathlib import Path
 from llasa import begun, journal
 from llasa.audio import encode, replace_file
 from llasa.bundle import load_bundle
-from llasa.core import plain
 from llasa.data.cluster import in_order
 from llasa.data.prepare import stoppable
 from llasa.evaluate.ears import Ears
@@ -205,10 +203,7 @@ def _write(out: Path, made: Made) -> None:
         place = f"{SOUNDS}/{system}/{name}/{line}/{take}.flac"
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         replace_file(out / place, made.sound)
-    with (out / RESULTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(made.row | {"sound": place}), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    journal.append(out / RESULTS, [made.row | {"sound": place}], durable=True)
 
 
 def _safe(name: str) -> str:

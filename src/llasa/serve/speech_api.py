@@ -196,7 +196,7 @@ def make_app(desk: Desk, rules: Rules, page: App | None = None, books: Path | No
     install(app, bool(rules.key))
 
     add_voices(app, speakers, desk.readers)
-    add_text_in(app, desk, key_of)
+    add_text_in(app, desk)
     add_books(app, library)
 
     @app.post("/v1/audio/speech", response_class=Response, responses=_SOUND)

@@ -10,19 +10,17 @@ Source: messages as of vLLM-Omni's `/v1/audio/speech/stream`; `input.cancel` is 
 import asyncio
 import json
 import secrets
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
-from starlette.requests import HTTPConnection
 
 from llasa.audio import OPUS_RATE
 from llasa.core import Voice
 from llasa.errors import InputError, LlasaError
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.delivery import encoded
-from llasa.serve.guard import POLICY
+from llasa.serve.guard import POLICY, key_of
 from llasa.serve.incoming import sentences
 from llasa.serve.speaking import Speech
 
@@ -200,7 +198,7 @@ class Session:
         await self._socket.close(POLICY)
 
 
-def add_text_in(app: FastAPI, desk: "Desk", key_of: Callable[[HTTPConnection], str]) -> None:
+def add_text_in(app: FastAPI, desk: "Desk") -> None:
     """Add the route to an application."""
 
     @app.websocket("/v1/audio/speech/stream")
