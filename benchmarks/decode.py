@@ -34,7 +34,7 @@ from paired import finish, flags
 from transformers.generation.streamers import BaseStreamer
 
 from llasa.core import Ids
-from llasa.engines.attention import widen_attention
+from llasa.engines.interface import widen_attention
 from llasa.engines.native import NativeEngine
 
 BARS = {1: 1.25, 16: 9.0}  # of the 1B shape in bfloat16

@@ -21,7 +21,7 @@ import torch
 from drawn import Peak
 
 from llasa.core import SamplingParams
-from llasa.engines.attention import widen_attention
+from llasa.engines.interface import widen_attention
 from llasa.engines.native import NativeEngine
 from llasa.engines.rows import Rows
 from llasa.engines.weights import load_model

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from llasa.bench import SENTENCES
 from llasa.bundle import Bundle, load_bundle
 from llasa.core import Generation, Utterance, drafts_of
-from llasa.engines.attention import widen_attention
+from llasa.engines.interface import widen_attention
 from llasa.engines.mtp import Drafts
 from llasa.engines.native import NativeEngine
 from llasa.engines.verification import Verification

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llasa.engines.attention import widen_attention
 from llasa.engines.backbone import Backbone
+from llasa.engines.interface import widen_attention
 from llasa.engines.quantized import Int8Linear, quantize
 
 SPEECH = 65_537  # codes and the end marker, the last ids of the vocabulary

@@ -17,9 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llasa.bundle import Bundle
 from llasa.core import Ids
 from llasa.device import chosen_device, chosen_dtype
-from llasa.engines.attention import widen_attention
 from llasa.engines.backbone import Backbone, Read
 from llasa.engines.base import Request
+from llasa.engines.interface import widen_attention
 from llasa.search import Job
 from llasa.synthesizer import Synthesizer
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from llasa.core import Generation
-from llasa.engines.attention import widen_attention
+from llasa.engines.interface import widen_attention
 from tests.causal import GREEDY, llama, prompts, running
 
 SAMPLED = replace(GREEDY, temperature=1.0, top_p=0.95, logprobs=True, max_tokens=16)

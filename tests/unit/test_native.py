@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from llasa.core import Ids, SamplingParams
-from llasa.engines.attention import widen_attention
 from llasa.engines.base import generate
+from llasa.engines.interface import widen_attention
 from llasa.engines.native import NativeEngine
 from llasa.engines.weights import load_model
 from llasa.errors import BundleError, ConfigError, EngineError

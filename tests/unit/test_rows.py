@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from llasa.engines.attention import share_attention, widen_attention
 from llasa.engines.backbone import Backbone
+from llasa.engines.interface import share_attention, widen_attention
 
 SIZES = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -18,19 +18,21 @@ from functools import partial
 from itertools import count
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers import PreTrainedModel
 
 from llasa.engines.quantized import Int8Linear
 from llasa.engines.weights import load_model
 from llasa.errors import BundleError, ConfigError, MissingExtra
 from llasa.weights import pickles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -278,7 +280,7 @@ def merged(model: Path, adapter: Path, output: Path) -> Path:
     return output
 
 
-def _merged(model: PreTrainedModel, adapter: Path, doing: str) -> PreTrainedModel:
+def _merged(model: "PreTrainedModel", adapter: Path, doing: str) -> "PreTrainedModel":
     try:
         from peft import PeftConfig, PeftModelForCausalLM
     except ImportError as error:
@@ -305,12 +307,12 @@ def _merged(model: PreTrainedModel, adapter: Path, doing: str) -> PreTrainedMode
     return whole
 
 
-def _tie_again(model: PreTrainedModel) -> bool:
+def _tie_again(model: "PreTrainedModel") -> bool:
     head, embedding = _ends(model)
     if same := torch.equal(head.weight, embedding.weight):
         head.weight = embedding.weight
     return same
 
 
-def _ends(model: PreTrainedModel) -> tuple[Any, Any]:
+def _ends(model: "PreTrainedModel") -> tuple[Any, Any]:
     return model.get_output_embeddings(), model.get_input_embeddings()

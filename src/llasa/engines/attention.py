@@ -1,27 +1,21 @@
 """Attention of rows that share a past: candidates of one prompt keep it once, and read it together.
 
-Registered with transformers beside its own ways to attend; where keys come as plain tensors, theirs is used.
-Must not know: requests, prompts, where rows lie.
+Must not know: models, requests, prompts, where rows lie.
 
 Shapes: B live rows, S new ids of each, G shared pasts, W rows of a past at most, H heads of keys, R queries
 for each of them, P ids of the longest past, T columns of a row's own, D head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-_PLAIN, _WIDE = "llasa", "llasa_float32"
-# Models that attend by scaled products and a mask of what came before, and by nothing else.
-_SHARING = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+WIDE = "llasa_float32"  # what a model's config calls attention in float32, see `interface.widen_attention`
 
 
 class Places:
@@ -80,64 +74,6 @@ def padded(pasts: Sequence[Tensor], dtype: torch.dtype | None) -> Tensor:
     return (
         pad_sequence(columns_first, batch_first=True).transpose(1, 2).to(dtype or pasts[0].dtype).contiguous()
     )
-
-
-def share_attention(model: nn.Module) -> bool:
-    """Let a model attend to what rows share, and tell whether it can; elsewhere it attends as before."""
-    config: Any = getattr(model, "config", None)
-    types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if getattr(config, "model_type", None) not in _SHARING or types != {"full_attention"}:
-        return False
-    if config._attn_implementation == "sdpa":
-        _use(cast(PreTrainedModel, model), _PLAIN, _plain)
-    return config._attn_implementation in (_PLAIN, _WIDE)
-
-
-def widen_attention(model: PreTrainedModel) -> None:
-    """Let a bfloat16 model on a CPU keep its keys and values, and attend, in float32.
-
-    The CPU kernel for one bfloat16 query is 3 to 8 times slower than the float32 one (measured: torch 2.13,
-    AVX512-BF16).
-    """
-    if model.config._attn_implementation == "sdpa":
-        _use(model, _WIDE, _wide)
-
-
-def is_wide(model: nn.Module) -> bool:
-    """Tell whether keys and values are to be kept in float32."""
-    return getattr(getattr(model, "config", None), "_attn_implementation", None) == _WIDE
-
-
-def _use(model: PreTrainedModel, name: str, attention: Callable[..., tuple[Tensor, None]]) -> None:
-    AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, sdpa_mask)
-    model.set_attn_implementation(name)
-
-
-def _plain(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor | Held | Whole,
-    value: Tensor,
-    mask: Tensor | None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    if isinstance(key, Tensor):
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0], None
-    return attend(query, key, value, mask, kwargs["scaling"]), None
-
-
-def _wide(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor | Held | Whole,
-    value: Tensor,
-    mask: Tensor | None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    keys = key.float() if isinstance(key, Tensor) else key
-    output, _ = _plain(module, query.float(), keys, value.float(), mask, **kwargs)
-    return output.to(query.dtype), None
 
 
 def attend(

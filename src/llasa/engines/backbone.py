@@ -8,13 +8,13 @@ from inspect import signature
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers.cache_utils import DynamicCache
 
 from llasa.core import Ids
 from llasa.engines.adapters import Adapter, Wardrobe
-from llasa.engines.attention import is_wide, share_attention
 from llasa.engines.captured import Captured
 from llasa.engines.head import Head
+from llasa.engines.interface import is_wide, share_attention
 from llasa.engines.lean import Lean
 from llasa.engines.mtp import Drafts, Guesser, check_trunk
 from llasa.engines.prefixes import Past, Prefixes

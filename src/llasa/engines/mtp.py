@@ -21,9 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRMSNorm
 
-from llasa.engines.lean import Layer, Turn, norm_of, normed
+from llasa.engines.lean import Layer, Turn, is_llama, linear_of, norm_of, normed
 from llasa.errors import BundleError
 from llasa.weights import not_finite
 
@@ -37,6 +36,8 @@ class Drafts(nn.Module):
 
     def __init__(self, config: Any, count: int) -> None:
         """Make untrained modules for a Llama of this config."""
+        from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+
         super().__init__()
         self.count, width = count, config.hidden_size
         for number in range(count):
@@ -86,7 +87,7 @@ class Guesser:
         self.count, self._rotary = drafts.count, trunk.rotary_emb
         first = trunk.config.num_hidden_layers
         self._modules = [
-            (norm_of(norm), (linear.weight, linear.bias), Layer.of(first + number, block))
+            (norm_of(norm), linear_of(linear), Layer.of(first + number, block))
             for number, (norm, linear, block) in enumerate(drafts.parts())
         ]
 
@@ -99,7 +100,7 @@ class Guesser:
         """
         turn, made = Turn.of(self._rotary, x, positions), list[Tensor]()
         for norm, linear, layer in self._modules:
-            x = layer(nn.functional.linear(normed(x, norm), *linear), turn, seen, cache)
+            x = layer(linear(normed(x, norm)), turn, seen, cache)
             made.append(x)
         return made
 
@@ -139,7 +140,7 @@ def read_drafts(place: Path, model: Any) -> Drafts:
 
 def check_trunk(trunk: Any, doing: str) -> None:
     """Refuse a model that draft modules cannot follow."""
-    if type(trunk) is not LlamaModel:
+    if not is_llama(trunk):
         found = f"found a model of {type(trunk).__name__}"
         raise BundleError(f"{doing}: {found}. Drafts are layers of a Llama: use a Llama, or no drafts.")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -13,8 +13,9 @@ from torch import nn
 from llasa.device import chosen_device, chosen_dtype
 from llasa.engines.adapters import fitted, read_adapter
 from llasa.engines.alone import Alone
-from llasa.engines.attention import widen_attention
 from llasa.engines.backbone import Backbone
+from llasa.engines.interface import widen_attention
+from llasa.engines.llama import read_llama
 from llasa.engines.loop import StepLoop
 from llasa.engines.mtp import Drafts, read_drafts
 from llasa.engines.quantized import best_dtype, quantize
@@ -171,9 +172,11 @@ class NativeEngine(StepLoop):
         dtype = (
             torch.bfloat16 if asked == "int8" else chosen_dtype(None if asked == "auto" else dtype, device)
         )
-        model = load_model(Path(folder), dtype)
-        model.to(device)  # pyright: ignore[reportArgumentType]
-        int8 = asked == "int8" or (asked == "auto" and best_dtype(model.num_parameters(), device) == "int8")
+        # Drafts follow a model of transformers, whose layers they are.
+        model: Any = (None if rule else read_llama(Path(folder), dtype)) or load_model(Path(folder), dtype)
+        model.to(device)
+        size = sum(weight.numel() for weight in model.parameters())
+        int8 = asked == "int8" or (asked == "auto" and best_dtype(size, device) == "int8")
         if int8:
             quantize(model)
         runs_in = "int8" if int8 else str(dtype).removeprefix("torch.")
@@ -184,7 +187,7 @@ class NativeEngine(StepLoop):
             device,
             runs_in,
         )
-        if device.type == "cpu" and model.dtype == torch.bfloat16:
+        if device.type == "cpu" and dtype == torch.bfloat16:
             widen_attention(model)
         max_length = getattr(model.config, "max_position_embeddings", None)
         if max_length is None:

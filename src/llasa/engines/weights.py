@@ -1,18 +1,20 @@
 """Causal LMs in Hugging Face layout, loaded strictly. Knows no engine."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from llasa.errors import BundleError
 from llasa.weights import not_finite
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+
+def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> "PreTrainedModel":
     """Return the causal LM in a folder, on the CPU; nothing is downloaded and no code in it is run.
 
     Args:
@@ -22,6 +24,8 @@ def load_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
     Raises:
         BundleError: it holds no such model, or weights are missing, left over, misshapen or not finite.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM  # two seconds, see `llama`
+
     doing = f"Loading the language model in {folder}"
     if not (folder / "config.json").is_file():
         raise BundleError(f"{doing}: there is no config.json. Name a folder in Hugging Face layout.")
