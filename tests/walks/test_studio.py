@@ -176,6 +176,13 @@ def test_the_past_files_errors_and_voices(page: Any, tmp_path: Path) -> None:
     page.get_by_role("radio", name="One cat sat.").check()
     page.wait_for_selector(".st-title:has-text('One cat sat.')")
 
+    assert page.locator(".st-card").count() == 0
+    speak(page, " Two dogs  ran.", 2)  # the same text with more effort: both are shown
+    page.wait_for_selector("h2:has-text('The same text, said otherwise')")
+    page.get_by_role("button", name="effort 1").click()
+    page.wait_for_function("document.getElementById('st-take-2').currentTime > 0.1")
+    assert page.locator("[aria-label$='shown above']").count() == 1
+
     book = tmp_path / "book.md"
     book.write_text("# First\n\nA lamb.\n\n# Second\n\nA wolf.\n")
     page.locator("input[type=file]").first.set_input_files(book)

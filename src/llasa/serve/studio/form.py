@@ -137,7 +137,7 @@ class Form:
         told = [self.status, self.player, self.result, self.stop, self.past, self._history]
         self.speak.click(self._speak, asked, told, concurrency_limit=None, **OWN)
         self.stop.click(self._stop, None, None, concurrency_limit=None, **OWN)
-        self.past.input(self._again, self.past, told, **OWN)
+        self.past.input(self._again, [self.past, self._history], told, **OWN)
         self.file.upload(self._open, self.file, [self.text, self.part, self._parts, self.status], **OWN)
         self.part.input(
             lambda title, parts: dict(parts).get(title, ""), [self.part, self._parts], self.text, **OWN
@@ -204,7 +204,7 @@ class Form:
         history = [(label, take.id), *history][:MOST_HISTORY]
         return silent | {
             self.status: telling.status(None),
-            self.result: await asyncio.to_thread(telling.result, take),
+            self.result: await self._result(take, history),
             self._history: history,
             self.past: gr.update(choices=history, value=take.id, visible=len(history) > 1),
         }
@@ -235,7 +235,11 @@ class Form:
     async def _leave(self, request: gr.Request) -> None:
         await self._stop(request)
 
-    async def _again(self, id: str, request: gr.Request) -> Updates:
+    async def _result(self, take: Take, history: list[tuple[str, str]]) -> str:
+        others = self._takes.beside(take, [id for _, id in history])
+        return await asyncio.to_thread(telling.result, take, others)
+
+    async def _again(self, id: str, history: list[tuple[str, str]], request: gr.Request) -> Updates:
         """Show an earlier take."""
         take = self._takes.find(id, _owner(request))
         if take is None or take.sound is None:
@@ -244,7 +248,7 @@ class Form:
         return {
             self.status: telling.status(None),
             self.player: await asyncio.to_thread(telling.player, take),
-            self.result: await asyncio.to_thread(telling.result, take),
+            self.result: await self._result(take, history),
         }
 
     async def _open(self, path: str) -> Updates:

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -153,6 +153,13 @@ class Takes:
         """Return a take of somebody's, None if it is not his or not here any more."""
         take = self._kept.get(id)
         return take if take is not None and take.owner == owner else None
+
+    def beside(self, take: Take, ids: Iterable[str]) -> list[Take]:
+        """Return those of its owner's takes that say the same text and can be heard, itself left out."""
+        kept = (self.find(id, take.owner) for id in ids if id != take.id)
+        return [
+            one for one in kept if one and one.sound and one.asked.input.split() == take.asked.input.split()
+        ]
 
     def _samples(self) -> int:
         return sum(len(take.sound.samples) for take in self._kept.values() if take.sound)

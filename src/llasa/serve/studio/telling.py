@@ -17,9 +17,10 @@ from llasa.data.report import template_of
 from llasa.serve.studio.attempts import Attempt, Best, best_after, why
 from llasa.serve.studio.sketch import COLUMNS, outline, spectrogram
 from llasa.serve.studio.takes import Take
-from llasa.serve.studio.words import error_rate, marks
+from llasa.serve.studio.words import Mark, error_rate, marks
 
 WIDTH, HEIGHT, LEFT, BELOW = 320, 150, 34, 24  # of a plot, and of the room for its labels
+COMPARED = ("Made in", "Words wrong", "Judge's value")
 FEW = 8  # candidates of which all scores stand open
 
 
@@ -50,8 +51,8 @@ def player(take: Take, live: bool = False) -> str:
     return _part("player", take=take, title=title(take), live=live)
 
 
-def result(take: Take) -> str:
-    """Return what there is to see of a take that is said."""
+def result(take: Take, others: Sequence[Take] = ()) -> str:
+    """Return what there is to see of a take that is said, and of others that say the same text."""
     if take.sound is None:
         return ""
     words = [word for part in take.parts for word in part.words]
@@ -70,6 +71,7 @@ def result(take: Take) -> str:
         ],
         few=FEW,
         plots=plots(best_after(take.tried)),
+        otherwise_said=[_otherwise(one) for one in (take, *others)] if others else [],
     )
 
 
@@ -89,6 +91,12 @@ def facts(take: Take) -> str:
     ]
     length = [f"{take.sound.duration_s:.1f} s"] if take.sound else []
     return " · ".join([*by, *length])
+
+
+def _otherwise(take: Take) -> tuple[Take, str, list[Mark], list[tuple[str, str]]]:
+    words = [word for part in take.parts for word in part.words]
+    heard = marks(take.asked.input, words) if words else []
+    return take, facts(take), heard, [fact for fact in _facts(take, words) if fact[0] in COMPARED]
 
 
 def plots(best: Sequence[Best]) -> list[Plot]:
