@@ -4,6 +4,7 @@ TORCH ?= $(shell grep '^torch==' constraints.txt)
 TEXT ?= Hello from a very small model.
 OUT ?= out/hello.wav
 ARGS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 # As typed: a dollar sign in the text is not a make variable.
@@ -16,8 +17,9 @@ say: .venv/.say
 	@mkdir -p "$$(dirname "$$OUT")"
 	@file=$$($(BIN)/llasa say -o "$$OUT" -- "$$TEXT") && echo "The sound is in $$file"
 
+# A process each of so many workers; WORKERS=0 for a debugger.
 test: .venv/.test
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: .venv/.test
 	$(BIN)/ruff check .
