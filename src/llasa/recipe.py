@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from llasa import config
+from llasa.beams import BeamSearch, Hybrid
 from llasa.errors import ConfigError
 from llasa.judge import Judge, JudgeBlock, PartBlock, build_judge
 from llasa.scorers.base import Parts
-from llasa.search import BeamSearch, BestOfN, Fallback, Hybrid, Progress, Search, search_for
+from llasa.search import BestOfN, Fallback, Progress, Search, search_for
 from llasa.style import Style
 from llasa.style import parts as parts_of
 

@@ -100,7 +100,7 @@ class Sample:
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`; the deadline changes nothing."""
-        return _waves(_Run(job, means, deadline_s), [replace(job.params, n=1)], None)
+        return _waves(Run(job, means, deadline_s), [replace(job.params, n=1)], None)
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ class BestOfN:
     n: int
 
     def __post_init__(self) -> None:
-        _within("BestOfN", 1, 10**6, n=self.n)
+        within("BestOfN", 1, 10**6, n=self.n)
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`; the deadline changes nothing: there is only one wave."""
-        return _waves(_Run(job, means, deadline_s), [replace(job.params, n=self.n)], None)
+        return _waves(Run(job, means, deadline_s), [replace(job.params, n=self.n)], None)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Adaptive:
     target: float | None = 0.95
 
     def __post_init__(self) -> None:
-        _within("Adaptive", 1, 10**6, n=self.n, wave=self.wave)
-        _within("Adaptive", 0, 1, target=self.target)
+        within("Adaptive", 1, 10**6, n=self.n, wave=self.wave)
+        within("Adaptive", 0, 1, target=self.target)
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`."""
@@ -140,7 +140,7 @@ class Adaptive:
             replace(job.params, first=job.params.first + start, n=min(self.wave, self.n - start))
             for start in range(0, self.n, self.wave)
         ]
-        return _waves(_Run(job, means, deadline_s), waves, self.target)
+        return _waves(Run(job, means, deadline_s), waves, self.target)
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ class Fallback:
     target: float | None = 0.5
 
     def __post_init__(self) -> None:
-        _within("Fallback", 1, 10**6, number_of_temperatures=len(self.temperatures))
-        _within("Fallback", 0, 10**6, **{f"temperatures[{i}]": t for i, t in enumerate(self.temperatures)})
-        _within("Fallback", 0, 1, target=self.target)
+        within("Fallback", 1, 10**6, number_of_temperatures=len(self.temperatures))
+        within("Fallback", 0, 10**6, **{f"temperatures[{i}]": t for i, t in enumerate(self.temperatures)})
+        within("Fallback", 0, 1, target=self.target)
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`; a wave is one candidate."""
@@ -166,59 +166,7 @@ class Fallback:
             replace(job.params, temperature=temperature, first=number, n=1)
             for number, temperature in enumerate(self.temperatures, job.params.first)
         ]
-        return _waves(_Run(job, means, deadline_s), waves, self.target)
-
-
-@dataclass(frozen=True)
-class BeamSearch:
-    """Keeps the best beginnings (the paper's PRM).
-
-    Every `step_s` of speech each beam is continued `branch` times (at first width * branch are drawn) and
-    `process` judges: the best `width` that go on stay. Those that end leave, as `process` may not hear that
-    they ended too soon; the judge of the run judges the best `width` of each step last. until_s: then each
-    live beam is completed once; None: all go on to an end. Let `process` hear loops: no engine sees them all.
-
-    Source: Llasa, arXiv 2502.04128, section 3.4: a decision every 25 codes (0.5 s), width 16, branch 16.
-    """
-
-    width: int
-    branch: int
-    step_s: float = 0.5
-    until_s: float | None = None
-    process: Judge = field(kw_only=True)
-
-    def __post_init__(self) -> None:
-        _within("BeamSearch", 1, 10**6, width=self.width, branch=self.branch)
-        _within("BeamSearch", 0.001, 10**6, step_s=self.step_s, until_s=self.until_s)
-        if not self.process.partial:
-            parts = [p.name for p in self.process.rubric.parts if not (p.held_out or p.scorer.partial)]
-            found = f"{', '.join(map(repr, parts))} cannot judge partial audio"
-            raise ConfigError(f"Making BeamSearch: {found}. Give a `process` judge without, or use BestOfN.")
-
-    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
-        """See `Search.run`; a wave is one step. If none ended by the deadline, the best beam is completed."""
-        return _beams(_Run(job, means, deadline_s), self, None)
-
-
-@dataclass(frozen=True)
-class Hybrid:
-    """Beams for the beginning, best of N for the rest (the paper's partial PRM and ORM).
-
-    first: with `until_s`. then: its n are spread evenly over the live beams; if all ended, they start anew.
-
-    Source: Llasa, arXiv 2502.04128, section 3.4: similarity for the first 2 s, then word errors.
-    """
-
-    first: BeamSearch
-    then: BestOfN
-
-    def __post_init__(self) -> None:
-        if self.first.until_s is None:
-            raise ConfigError("Making Hybrid: first.until_s is None. Set it, such as to 2.0.")
-
-    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
-        """See `BeamSearch.run`; leavers are candidates too. At the deadline the best beam is completed."""
-        return _beams(_Run(job, means, deadline_s), self.first, self.then.n)
+        return _waves(Run(job, means, deadline_s), waves, self.target)
 
 
 def search_for(effort: int, target: float | None = None, waves: bool = False) -> Search:
@@ -230,7 +178,7 @@ def search_for(effort: int, target: float | None = None, waves: bool = False) ->
     Raises:
         ConfigError: effort is below 1, or the target is not in [0, 1].
     """
-    _within("a search", 1, 10**6, effort=effort)
+    within("a search", 1, 10**6, effort=effort)
     if effort == 1:
         return Sample()
     if target is None and not waves:
@@ -238,7 +186,7 @@ def search_for(effort: int, target: float | None = None, waves: bool = False) ->
     return Adaptive(effort, min(4, effort), target)
 
 
-class _Run:
+class Run:
     """A search under way: the one way to draw, to judge and to end, and what was spent."""
 
     def __init__(self, job: Job, means: Means, deadline_s: float | None) -> None:
@@ -286,16 +234,18 @@ class _Run:
         return time.perf_counter() + self._slowest_s > self._end
 
     def progress(self) -> Progress:
+        """Return how far it is."""
         return Progress(self.count, self.total, self.best)
 
     def ranking(self, judged: Sequence[Judged], stop: str) -> Ranking:
-        _need_verdict(judged)
+        """Return how it ended; ScorerError if there is no verdict."""
+        need_verdict(judged)
         order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
         ranked = tuple(judged[i] for i in order)
         return Ranking(ranked, self.tokens, stop, self.generate_s, self.judge_s, order, self.drafts)
 
 
-def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:
+def _waves(run: Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:
     run.total = sum(params.n for params in waves)
     found, stop = list[Judged](), f"all {run.total} candidates were drawn"
     for params in waves:
@@ -304,9 +254,9 @@ def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> 
             break
         (drawn,) = yield from run.draw([(run.job.prompt, params)])
         found += run.judge(run.means.judge, drawn, run.best or 0.0)
-        run.count, run.best = len(found), _best(found)
+        run.count, run.best = len(found), best_of(found)
         yield run.progress()
-        if len(_missed(found[-max(params.n, 2) :])) > 1:  # one alone may be the fault of the candidate
+        if len(missed(found[-max(params.n, 2) :])) > 1:  # one alone may be the fault of the candidate
             stop = f"no verdict: a scorer failed after {len(found)} of {run.total} candidates were drawn"
             break
         if target is not None and run.best is not None and run.best >= target:
@@ -315,77 +265,8 @@ def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> 
     yield run.ranking(found, stop)
 
 
-def _beams(run: _Run, search: BeamSearch, n: int | None) -> Iterator[Progress | Ranking]:
-    """Grow beams, complete those still live by n candidates in all (None: one each), judge and rank."""
-    codes_per_s, longest = run.means.codes_per_s, run.job.params.max_tokens
-    step = max(1, round(search.step_s * codes_per_s))
-    limit = longest if search.until_s is None else min(longest, max(1, round(search.until_s * codes_per_s)))
-    run.total = math.ceil(limit / step) * search.width * search.branch + (n or search.width)
-    live, ended = yield from _grow(run, search, limit, step)
-    length, wanted, stop = len(live[0].ids) if live else 0, n or len(live), "all beams ended"
-    if live:
-        stop = f"beams were completed after {length / codes_per_s:.1f} s"
-    elif n:  # what is left of the last beams is their end: only a fresh start gives others
-        live, stop = [Generation([], "partial")], "all beams ended and others were drawn from the start"
-    if live and run.late():
-        stop = f"deadline: beams were {length / codes_per_s:.1f} s long"
-        wanted = 0 if n is None and any(beam.finish == "stop" for beam in ended) else 1
-    used = min(wanted, len(live))
-    shares = [wanted // used + (i < wanted % used) for i in range(used)]
-    skip = search.width * search.branch  # with their numbers, beams that ended would end again
-    completed = yield from _continued(run, live[:used], shares, longest - length, skip)
-    judged = run.judge(run.means.judge, _distinct([*ended, *completed]), 0.0)
-    run.count, run.best = run.count + len(completed), _best(judged)
-    yield run.progress()
-    yield run.ranking(judged, stop)
-
-
-def _grow(run: _Run, search: BeamSearch, limit: int, step: int) -> Drawing[tuple[Beams, Beams]]:
-    """Return the beams still live after `limit` codes, best first, and those that ended and may be judged."""
-    live, ended = [Generation([], "partial")], list[Generation]()
-    for length in range(0, limit, step):
-        if not live or (length and run.late()):
-            break
-        shares = [search.branch if length else search.width * search.branch] * len(live)
-        fresh = _distinct((yield from _continued(run, live, shares, min(step, limit - length))))
-        judged = run.judge(search.process, fresh)
-        if _missed(judged) and any(beam.finish == "stop" for beam in ended):
-            break  # the judge of the run may know better, and there is something for it
-        _need_verdict(judged)
-        order = [fresh[i] for i in sorted(range(len(fresh)), key=lambda i: place(judged[i]))]
-        live = [beam for beam in order if beam.finish == "partial"][: search.width]
-        ended += [beam for beam in order if beam.finish != "partial"][: search.width]
-        run.count, run.best = run.count + sum(shares), _best(judged)
-        yield run.progress()
-    return live, ended
-
-
-def _continued(run: _Run, beams: Beams, shares: list[int], length: int, skip: int = 0) -> Drawing[Beams]:
-    """Return `shares` continuations of each beam by at most `length` ids, without the first `skip`."""
-    params, asks, first = run.job.params, list[tuple[Ids, SamplingParams]](), run.job.params.first + skip
-    for beam, share in zip(beams, shares, strict=True):
-        least = min(max(params.min_tokens - len(beam.ids), 0), length)
-        changed = replace(params, n=share, first=first, min_tokens=least, max_tokens=length)
-        asks.append((run.job.prompt + beam.ids, changed))
-        first += share
-    drawn = yield from run.draw(asks)
-    pairs = [(beam, more) for beam, made in zip(beams, drawn, strict=True) for more in made]
-    return [_joined(beam, more, length, params.max_tokens) for beam, more in pairs]
-
-
-def _joined(beam: Generation, more: Generation, length: int, longest: int) -> Generation:
-    ids, logprobs = beam.ids + more.ids, [*(beam.logprobs or ()), *(more.logprobs or ())]
-    # An engine that had no room for the whole step has truly ended.
-    paused = more.finish == "length" and len(more.ids) == length and len(ids) < longest
-    return Generation(ids, "partial" if paused else more.finish, logprobs)
-
-
-def _distinct(beams: Beams) -> Beams:
-    """Return the beams without repeated ones."""
-    return list({(tuple(beam.ids), beam.finish): beam for beam in beams}.values())
-
-
-def _best(judged: Sequence[Judged]) -> float | None:
+def best_of(judged: Sequence[Judged]) -> float | None:
+    """Return the highest value of those that were scored."""
     return max((one.score.value for one in judged if one.status == "scored" and one.score), default=None)
 
 
@@ -396,19 +277,21 @@ def place(judged: Judged) -> tuple[int, float, bool, bool]:
     return status, -value, not made.codes, made.finish not in ("stop", "partial")
 
 
-def _missed(judged: Sequence[Judged]) -> list[str]:
+def missed(judged: Sequence[Judged]) -> list[str]:
     """Return why there are candidates without a verdict, if all but bad ones are."""
     known = any(one.status in ("scored", "outdone") for one in judged)
     return [] if known else [one.reason for one in judged if one.status == "unjudged"]
 
 
-def _need_verdict(judged: Sequence[Judged]) -> None:
-    if missed := _missed(judged):  # a bad one must not win by default
-        found = f"none was scored, and {len(missed)} got no verdict, the first for this reason: {missed[0]}"
+def need_verdict(judged: Sequence[Judged]) -> None:
+    """Raise ScorerError if all but bad ones have no verdict."""
+    if reasons := missed(judged):  # a bad one must not win by default
+        found = f"none was scored, and {len(reasons)} got no verdict, the first for this reason: {reasons[0]}"
         raise ScorerError(f"Judging {len(judged)} candidates: {found} Mend or replace the scorer.")
 
 
-def _within(made: str, low: float, high: float, **numbers: float | None) -> None:
+def within(made: str, low: float, high: float, **numbers: float | None) -> None:
+    """Raise ConfigError for a number that is out of range; None is not looked at."""
     for name, number in numbers.items():
         if number is not None and not low <= number <= high:
             raise ConfigError(f"Making {made}: {name} is {number}. Set it to one from {low:g} to {high:g}.")

@@ -9,22 +9,12 @@ from typing import cast
 
 import pytest
 
+from llasa.beams import BeamSearch, Hybrid
 from llasa.core import Judged
 from llasa.errors import EngineError, ScorerError
 from llasa.judge import Judge
 from llasa.scorers.base import Scorer
-from llasa.search import (
-    Adaptive,
-    BeamSearch,
-    BestOfN,
-    Fallback,
-    Hybrid,
-    Means,
-    Progress,
-    Ranking,
-    Sample,
-    Search,
-)
+from llasa.search import Adaptive, BestOfN, Fallback, Means, Progress, Ranking, Sample, Search
 from tests.planted import PlantedCodec, PlantedEngine, oracle, planted_codes, planted_job, planted_means
 
 JOBS = [planted_job(pass_rate=0.4, number=number) for number in range(4)]

@@ -4,12 +4,13 @@ from typing import Any, cast
 
 import pytest
 
+from llasa.beams import BeamSearch, Hybrid
 from llasa.errors import ConfigError
 from llasa.judge import Judge, JudgeBlock, PartBlock
 from llasa.recipe import Recipe, SearchBlock, build_search
 from llasa.recognizers.base import Recognizer
 from llasa.scorers.base import Parts
-from llasa.search import Adaptive, BeamSearch, BestOfN, Fallback, Hybrid, Sample, Search
+from llasa.search import Adaptive, BestOfN, Fallback, Sample, Search
 from llasa.text.reading import Reader
 from tests.planted import PlantedCodec, oracle
 
