@@ -26,6 +26,12 @@ from llasa.search import (
     within,
 )
 
+BLOCK_S, AHEAD_S = 0.8, 0.8
+HEADROOM = 1.25  # of time: a block is to be decided so much sooner than it must
+Place = tuple[int, float, bool, bool]
+_Rated = tuple[Place, Generation]
+_UNJUDGED: Place = (0, 0.0, False, False)
+
 
 @dataclass(frozen=True)
 class BeamSearch:
@@ -48,10 +54,7 @@ class BeamSearch:
     def __post_init__(self) -> None:
         within("BeamSearch", 1, 10**6, width=self.width, branch=self.branch)
         within("BeamSearch", 0.001, 10**6, step_s=self.step_s, until_s=self.until_s)
-        if not self.process.partial:
-            parts = [p.name for p in self.process.rubric.parts if not (p.held_out or p.scorer.partial)]
-            found = f"{', '.join(map(repr, parts))} cannot judge partial audio"
-            raise ConfigError(f"Making BeamSearch: {found}. Give a `process` judge without, or use BestOfN.")
+        _judges_beginnings("BeamSearch", self.process)
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`; a wave is one step. If none ended by the deadline, the best beam is completed."""
@@ -79,6 +82,45 @@ class Hybrid:
         return _beams(Run(job, means, deadline_s), self.first, self.then.n)
 
 
+@dataclass(frozen=True)
+class Committed:
+    """Beams whose beginning is given out while they grow: a search that is heard before its end.
+
+    Every `block_s` of speech the best `width` beams are continued, n candidates in all, and
+    `process` ranks them together with those that have ended. What the best one has, but for its last
+    `ahead_s`, is committed: told with the progress and never withdrawn. What disagrees with it is dropped.
+    Let `process` hear words and loops: it decides whether to end or to go on. The judge of the run ranks what
+    has ended in agreement with all that was committed.
+
+    A block that might be decided later than the one before has been played gets fewer candidates, down to
+    one, which nobody judges; so do all after a deadline. pace: `blocks`, `blocks_hurried` for lack of time,
+    `blocks_unsure` where none passed, and `block_s`, the slowest.
+    """
+
+    n: int
+    width: int = 4
+    block_s: float = BLOCK_S
+    ahead_s: float = AHEAD_S
+    process: Judge = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        within("Committed", 1, 10**6, n=self.n, width=self.width)
+        within("Committed", 0.001, 10**6, block_s=self.block_s)
+        within("Committed", 0, 10**6, ahead_s=self.ahead_s)
+        _judges_beginnings("Committed", self.process)
+
+    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
+        """See `Search.run`; a wave is one block. After the deadline the best beam goes on alone."""
+        return _commits(Run(job, means, deadline_s), self)
+
+
+def _judges_beginnings(made: str, process: Judge) -> None:
+    if not process.partial:
+        parts = [part.name for part in process.rubric.parts if not (part.held_out or part.scorer.partial)]
+        found = f"{', '.join(map(repr, parts))} cannot judge partial audio"
+        raise ConfigError(f"Making {made}: {found}. Give a `process` judge without, or use BestOfN.")
+
+
 def _beams(run: Run, search: BeamSearch, n: int | None) -> Iterator[Progress | Ranking]:
     """Grow beams, complete those still live by n candidates in all (None: one each), judge and rank."""
     codes_per_s, longest = run.means.codes_per_s, run.job.params.max_tokens
@@ -94,10 +136,8 @@ def _beams(run: Run, search: BeamSearch, n: int | None) -> Iterator[Progress | R
     if live and run.late():
         stop = f"deadline: beams were {length / codes_per_s:.1f} s long"
         wanted = 0 if n is None and any(beam.finish == "stop" for beam in ended) else 1
-    used = min(wanted, len(live))
-    shares = [wanted // used + (i < wanted % used) for i in range(used)]
     skip = search.width * search.branch  # with their numbers, beams that ended would end again
-    completed = yield from _continued(run, live[:used], shares, longest - length, skip)
+    completed = yield from _continued(run, live, _shares(wanted, len(live)), longest - length, skip)
     judged = run.judge(run.means.judge, _distinct([*ended, *completed]), 0.0)
     run.count, run.best = run.count + len(completed), best_of(judged)
     yield run.progress()
@@ -124,9 +164,97 @@ def _grow(run: Run, search: BeamSearch, limit: int, step: int) -> Drawing[tuple[
     return live, ended
 
 
+def _commits(run: Run, search: Committed) -> Iterator[Progress | Ranking]:
+    """Grow beams and commit what the best one began with, until none is live; judge and rank."""
+    rate, longest = run.means.codes_per_s, run.job.params.max_tokens
+    step, ahead = max(1, round(search.block_s * rate)), round(search.ahead_s * rate)
+    run.total = math.ceil(longest / step) * search.n
+    pace, fixed = _Pace(run, search.n), Ids()
+    live, ended = [Generation([], "partial")], list[_Rated]()
+    while live:
+        length, shares = len(live[0].ids), _shares(pace.candidates(len(fixed)), len(live))
+        drawn = _distinct((yield from _continued(run, live, shares, min(step, longest - length))))
+        alone = len(drawn) == 1 and not ended  # whatever is said of it, it goes on
+        fresh = [(_UNJUDGED, drawn[0])] if alone else _rated(run, search.process, drawn, bool(fixed))
+        rated = sorted([*ended, *fresh], key=lambda row: row[0])
+        best, told = rated[0][1], len(fixed)
+        fixed = best.ids[: max(length + step - ahead, told)]
+        rated = [row for row in rated if row[1].ids[: len(fixed)] == fixed]
+        ended = [row for row in rated if row[1].finish != "partial"][: search.width]
+        live = [beam for _, beam in rated if beam.finish == "partial"][: search.width]
+        if best.finish != "partial" and best.ids == fixed:
+            live = []
+        if not live and len(ended) == 1:
+            fixed = ended[0][1].ids
+        pace.decided(sum(shares), len(fixed), sure=rated[0][0][0] == 0)
+        yield run.progress(fixed[told:])
+    judged = run.judge(run.means.judge, [beam for _, beam in ended], 0.0)
+    run.best = best_of(judged)
+    yield run.progress()
+    yield run.ranking(judged, pace.stop(), pace.told)
+
+
+def _rated(run: Run, process: Judge, drawn: Beams, begun: bool) -> list["_Rated"]:
+    """Return beams with their place; begun: something is committed, so it goes on even if the judge fails."""
+    judged = run.judge(process, drawn)
+    if not begun:
+        need_verdict(judged)
+    run.best = best_of(judged)
+    return [(place(verdict), beam) for verdict, beam in zip(judged, drawn, strict=True)]
+
+
+class _Pace:
+    """Whether blocks are decided while those before are played, and how many candidates the next may have."""
+
+    def __init__(self, run: Run, n: int) -> None:
+        self._run, self._n = run, n
+        # each_s: of a candidate, in the last block. first: codes committed at first, after `since_s`.
+        self._each_s, self._first, self._since_s, self._spent_s = 0.0, 0, 0.0, 0.0
+        self.told = {"blocks": 0.0, "blocks_hurried": 0.0, "blocks_unsure": 0.0, "block_s": 0.0}
+
+    def candidates(self, fixed: int) -> int:
+        """Return how many the next block may have, `fixed` codes being committed."""
+        if not self.told["blocks"]:
+            return self._n
+        if self._run.late():
+            return 1
+        if not self._first:
+            return self._n
+        early, later = self._run.means.held
+        heard_s = max(fixed - later, self._first - early, 0) / self._run.means.codes_per_s
+        left_s = heard_s / HEADROOM - (self._run.spent_s - self._since_s)
+        return min(max(int(left_s / self._each_s), 1), self._n)
+
+    def decided(self, count: int, fixed: int, sure: bool) -> None:
+        """Note a block of `count` candidates, after which `fixed` codes are committed."""
+        took_s, self._spent_s = self._run.spent_s - self._spent_s, self._run.spent_s
+        self._each_s = took_s / count
+        if fixed and not self._first:
+            self._first, self._since_s = fixed, self._spent_s
+        self._run.count += count
+        self.told["blocks"] += 1
+        self.told["blocks_hurried"] += count < self._n
+        self.told["blocks_unsure"] += not sure
+        self.told["block_s"] = max(self.told["block_s"], took_s)
+
+    def stop(self) -> str:
+        """Return how the search ended, in words."""
+        blocks, hurried, unsure = (int(self.told[f"blocks{kind}"]) for kind in ("", "_hurried", "_unsure"))
+        found = f"all beams ended; committed in {blocks} blocks"
+        found += f", {hurried} of them hurried" if hurried else ""
+        return f"deadline: {found}" if self._run.late() else found + (f", {unsure} unsure" if unsure else "")
+
+
+def _shares(n: int, beams: int) -> list[int]:
+    """Return how many of n continuations each of the first beams gets, as evenly as can be."""
+    used = min(n, beams)
+    return [n // used + (i < n % used) for i in range(used)]
+
+
 def _continued(run: Run, beams: Beams, shares: list[int], length: int, skip: int = 0) -> Drawing[Beams]:
-    """Return `shares` continuations of each beam by at most `length` ids, without the first `skip`."""
+    """Return `shares` continuations of the first beams by at most `length` ids, without the first `skip`."""
     params, asks, first = run.job.params, list[tuple[Ids, SamplingParams]](), run.job.params.first + skip
+    beams = beams[: len(shares)]
     for beam, share in zip(beams, shares, strict=True):
         least = min(max(params.min_tokens - len(beam.ids), 0), length)
         changed = replace(params, n=share, first=first, min_tokens=least, max_tokens=length)

@@ -234,6 +234,16 @@ class Judge:
         self.rubric = scorer if isinstance(scorer, Rubric) else Rubric([Part(scorer)])
         self.partial = self.rubric.partial
 
+    def of_beginnings(self) -> "Judge":
+        """Return a judge of unfinished candidates: the same policy over those steering parts that can.
+
+        Raises:
+            ConfigError: none can.
+        """
+        able = [part for part in self.rubric.parts if part.scorer.partial and not part.held_out]
+        rubric = Rubric(able, self.rubric.combine)
+        return Judge(self.codec, rubric, empty=self.empty, truncated=self.truncated, cascade=self.cascade)
+
     def judge(self, candidates: Sequence[Candidate], held_out: bool = False) -> list[Judged]:
         """Return one verdict a candidate, with its sound where it was decoded.
 

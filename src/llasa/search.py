@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import fmean
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance, drafts_of
@@ -34,11 +35,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """News of a search. total: candidates at most. best: value so far, None while there is none."""
+    """News of a search. total: candidates at most. best: value so far, None while there is none.
+
+    committed: codes that are now sure to follow those of earlier news; the best candidate begins with all of
+    them. Who does not listen meanwhile may pass them over.
+    """
 
     judged: int
     total: int
     best: float | None
+    committed: Codes = field(default_factory=Codes)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Ranking:
 
     judged: final candidates, best first: scored by value, outdone, bad, unjudged; equal ones as drawn.
     tokens: ids drawn in all, dropped beams included. stop: why no more were. order: which of those drawn each
-    of `judged` was, from 0. drafts: see `core.drafts_of`.
+    of `judged` was, from 0. drafts: see `core.drafts_of`. pace: of a search that commits, see
+    `beams.Committed`.
     """
 
     judged: tuple[Judged, ...]
@@ -57,22 +64,29 @@ class Ranking:
     judge_s: float
     order: tuple[int, ...] = ()
     drafts: Mapping[str, float] = field(default_factory=dict[str, float])
+    pace: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def stats(self) -> dict[str, float]:
         """What drawing and judging took, in seconds and counts."""
         spent = {"tokens": self.tokens, "generate_s": self.generate_s, "judge_s": self.judge_s}
-        return {**spent, **self.drafts}
+        return {**spent, **self.pace, **self.drafts}
 
 
 @dataclass(frozen=True)
 class Means:
-    """What a search works with. codes: generated ids -> codes. codes_per_s: of the codec."""
+    """What a search works with. codes: generated ids -> codes. codes_per_s: of the codec.
+
+    held: codes among those committed that a listener does not hear before more come, at first and later.
+    clock: seconds, by which a search is in time.
+    """
 
     engine: Engine
     judge: Judge
     codes: Callable[[Ids], Codes]
     codes_per_s: float
+    held: tuple[int, int] = (0, 0)
+    clock: Callable[[], float] = time.perf_counter
 
 
 class Search(Protocol):
@@ -85,8 +99,8 @@ class Search(Protocol):
         cancels what is in flight.
 
         Args:
-            deadline_s: start nothing that would not end this many seconds from now, if it took as long as
-                the slowest wave so far. The first wave always runs.
+            deadline_s: start nothing that would not end within so many seconds of drawing and judging, if it
+                took as long as the slowest wave so far. The first wave always runs.
 
         Raises:
             EngineError: the engine failed. ScorerError: none was scored, because a scorer failed.
@@ -195,12 +209,17 @@ class Run:
         self.drafts = dict[str, float]()
         self.best: float | None = None
         self.generate_s, self.judge_s, self._slowest_s = 0.0, 0.0, 0.0
-        self._wave_began = time.perf_counter()
-        self._end = self._wave_began + (math.inf if deadline_s is None else deadline_s)
+        self._wave_began = self.means.clock()
+        self._limit_s = math.inf if deadline_s is None else deadline_s
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of drawing and judging; not those in which the caller handled what he was told."""
+        return self.generate_s + self.judge_s
 
     def draw(self, asks: Sequence[tuple[Ids, SamplingParams]]) -> Drawing[list[Beams]]:
         """Return the generations of requests that share the engine; begins a wave."""
-        self._wave_began = time.perf_counter()
+        self._wave_began = self.means.clock()
         requests: list[Request] = []
         try:
             for prompt, params in asks:
@@ -215,14 +234,14 @@ class Run:
         finally:
             for request in requests:
                 request.cancel()
-            self.generate_s += time.perf_counter() - self._wave_began
+            self.generate_s += self.means.clock() - self._wave_began
 
     def judge(self, judge: Judge, drawn: Beams, above: float | None = None) -> list[Judged]:
         """Return the verdicts of what was drawn, `above` a value only the best's is sure; ends a wave."""
-        began, made = time.perf_counter(), [self._candidate(one) for one in drawn]
+        began, made = self.means.clock(), [self._candidate(one) for one in drawn]
         judged = judge.judge(made) if above is None else judge.choose(made, above)
-        self.judge_s += time.perf_counter() - began
-        self._slowest_s = max(self._slowest_s, time.perf_counter() - self._wave_began)
+        self.judge_s += self.means.clock() - began
+        self._slowest_s = max(self._slowest_s, self.means.clock() - self._wave_began)
         return judged
 
     def _candidate(self, made: Generation) -> Candidate:
@@ -231,18 +250,21 @@ class Run:
 
     def late(self) -> bool:
         """Tell whether another wave would end after the deadline."""
-        return time.perf_counter() + self._slowest_s > self._end
+        return self.spent_s + self._slowest_s > self._limit_s
 
-    def progress(self) -> Progress:
-        """Return how far it is."""
-        return Progress(self.count, self.total, self.best)
+    def progress(self, committed: Sequence[int] = ()) -> Progress:
+        """Return how far it is, and the codes of ids that are committed with it."""
+        return Progress(self.count, self.total, self.best, self.means.codes(list(committed)))
 
-    def ranking(self, judged: Sequence[Judged], stop: str) -> Ranking:
+    def ranking(
+        self, judged: Sequence[Judged], stop: str, pace: Mapping[str, float] = MappingProxyType({})
+    ) -> Ranking:
         """Return how it ended; ScorerError if there is no verdict."""
         need_verdict(judged)
         order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
         ranked = tuple(judged[i] for i in order)
-        return Ranking(ranked, self.tokens, stop, self.generate_s, self.judge_s, order, self.drafts)
+        spent = self.tokens, stop, self.generate_s, self.judge_s
+        return Ranking(ranked, *spent, order, self.drafts, pace)
 
 
 def _waves(run: Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:

@@ -103,7 +103,8 @@ class Wanted:
         if n is None and self.judge is None:
             searches = (self.style, self.target, self.deadline)
             n = 1 if all(wish is None for wish in searches) else USUAL_EFFORT
-        return synthesizer.effort(n, recipe, target=self.target, **self.limits())
+        effort = synthesizer.effort(n, recipe, target=self.target, **self.limits())
+        return effort if self.candidates is None else replace(effort, streaming=None)
 
     def keep(self, spoken: "Sequence[Spoken]", receipt: "Receipt", output: str) -> dict[str, object]:
         """Write what was asked for besides the sound, and return what the report says of it."""

@@ -152,8 +152,13 @@ class _Saying:
     def streamed(self) -> "Iterator[Audio]":
         """Yield the sound while it is made."""
         with nullcontext(1) if self.search is None else shown(self.search) as effort:
-            how = (self.words, self.voice, self.seed, effort, self.language, self.spoken.append)
+            how = (self.words, self.voice, self.seed, effort, self.language, self._told)
             yield from map(self._made.mark, self.synthesizer.stream(*how, **self.sampling))
+
+    def _told(self, one: "Spoken") -> None:
+        self.spoken.append(one)
+        for warning in one.warnings:
+            note(warning)
 
     def whole(self, repair: bool) -> "Iterator[Audio]":
         """Yield the sound once it is made, repaired if that is asked for."""
