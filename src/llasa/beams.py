@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from llasa.core import Generation, Ids, SamplingParams
 from llasa.errors import ConfigError
 from llasa.judge import Judge
@@ -27,7 +29,7 @@ from llasa.search import (
 )
 
 BLOCK_S, AHEAD_S = 0.8, 0.8
-HEADROOM = 1.25  # of time: a block is to be decided so much sooner than it must
+HEADROOM = 1.5  # a block is to be decided so much sooner than it must: it is to be decoded too
 Place = tuple[int, float, bool, bool]
 _Rated = tuple[Place, Generation]
 _UNJUDGED: Place = (0, 0.0, False, False)
@@ -208,28 +210,30 @@ class _Pace:
 
     def __init__(self, run: Run, n: int) -> None:
         self._run, self._n = run, n
-        # each_s: of a candidate, in the last block. first: codes committed at first, after `since_s`.
-        self._each_s, self._first, self._since_s, self._spent_s = 0.0, 0, 0.0, 0.0
+        # took_s: the last block of so many candidates. first: codes committed when
+        # sound began, `since_s` after the start.
+        self._took_s, self._spent_s = dict[int, float](), 0.0
+        self._first, self._since_s = 0, 0.0
         self.told = {"blocks": 0.0, "blocks_hurried": 0.0, "blocks_unsure": 0.0, "block_s": 0.0}
 
     def candidates(self, fixed: int) -> int:
         """Return how many the next block may have, `fixed` codes being committed."""
-        if not self.told["blocks"]:
-            return self._n
-        if self._run.late():
+        if self._took_s and self._run.late():
             return 1
         if not self._first:
             return self._n
         early, later = self._run.means.held
-        heard_s = max(fixed - later, self._first - early, 0) / self._run.means.codes_per_s
+        heard_s = max(fixed - later, self._first - early) / self._run.means.codes_per_s
         left_s = heard_s / HEADROOM - (self._run.spent_s - self._since_s)
-        return min(max(int(left_s / self._each_s), 1), self._n)
+        known = sorted(self._took_s)
+        takes_s = np.interp(range(2, self._n + 1), known, [self._took_s[n] for n in known])
+        return 1 + int((takes_s <= left_s).sum())
 
     def decided(self, count: int, fixed: int, sure: bool) -> None:
         """Note a block of `count` candidates, after which `fixed` codes are committed."""
         took_s, self._spent_s = self._run.spent_s - self._spent_s, self._run.spent_s
-        self._each_s = took_s / count
-        if fixed and not self._first:
+        self._took_s[count] = took_s
+        if fixed > self._run.means.held[0] and not self._first:
             self._first, self._since_s = fixed, self._spent_s
         self._run.count += count
         self.told["blocks"] += 1

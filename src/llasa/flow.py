@@ -17,11 +17,11 @@ from llasa.errors import EngineError
 from llasa.jobs import Ready, codes_per_s
 from llasa.seams import join
 from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated
-from llasa.stream import decode_stream
+from llasa.stream import LOOK_AHEAD, decode_stream
 from llasa.text.segment import Segment
 
-# A first piece that is heard soon; while one is played, a longer one is drawn.
-FIRST_S, MOST_S, GROWTH = 0.2, 3.2, 2
+# Seconds heard of the first piece and, at least, of the second; while one is played, a longer one is drawn.
+FIRST_S, SECOND_S, MOST_S, GROWTH = 0.4, 0.2, 3.2, 1.5
 FIRST_LOOK_AHEAD = 10  # codes
 
 T = TypeVar("T")
@@ -104,30 +104,38 @@ class Drawn:
         return Spoken(segment, candidate, number, self._total, job.dropped, made.stats, job.params)
 
     def _codes(self) -> Generator[Codes, None, Generation]:
-        request, rate = self._request, codes_per_s(self._bundle)
+        request = self._request
         assert request is not None  # submitted before this segment's turn
-        sizes = math.ceil(FIRST_S * rate), math.ceil(MOST_S * rate)
-        yield from pieces(request, self._bundle.prompt.codes, *sizes)
+        yield from pieces(request, self._bundle.prompt.codes, sizes(codes_per_s(self._bundle)))
         self._submit()
         return request.result()[0]
 
 
-def pieces(request: Request, codes: Callable[[list[int]], Codes], first: int, most: int) -> Iterator[Codes]:
+def sizes(rate: float) -> Iterator[int]:
+    """Yield how many codes to wait for, at `rate` codes a second, before each piece is worth decoding."""
+    yield FIRST_LOOK_AHEAD + math.ceil(FIRST_S * rate)
+    size = LOOK_AHEAD - FIRST_LOOK_AHEAD + SECOND_S * rate
+    while True:
+        yield math.ceil(min(size, MOST_S * rate))
+        size *= GROWTH
+
+
+def pieces(request: Request, codes: Callable[[list[int]], Codes], sizes: Iterator[int]) -> Iterator[Codes]:
     """Yield the codes of a request's only candidate, each once; what was given is not withdrawn.
 
     Args:
-        codes: of drawn ids. first: codes in the first piece. most: in any; pieces grow up to it.
+        codes: of drawn ids. sizes: codes in each piece, at least; the end may be shorter.
 
     Raises:
         EngineError: the engine failed.
     """
-    size, waiting = first, list[int]()
+    size, waiting = next(sizes), list[int]()
     for step in request:
         # A loop is withdrawn as far as it has not been given.
         del waiting[max(len(waiting) - step.rollback, 0) :]
         waiting += step.ids
         if len(waiting) >= size:
             yield codes(waiting)
-            size, waiting = min(size * GROWTH, most), []
+            size, waiting = next(sizes), []
     if waiting:
         yield codes(waiting)

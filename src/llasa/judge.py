@@ -241,8 +241,13 @@ class Judge:
             ConfigError: none can.
         """
         able = [part for part in self.rubric.parts if part.scorer.partial and not part.held_out]
+        if not able:
+            parts = ", ".join(repr(part.name) for part in self.rubric.parts if not part.held_out)
+            found = f"{parts} cannot judge partial audio"
+            raise ConfigError(f"Judging beginnings: {found}. Add a part that can, or a [process] judge.")
         rubric = Rubric(able, self.rubric.combine)
-        return Judge(self.codec, rubric, empty=self.empty, truncated=self.truncated, cascade=self.cascade)
+        policy = {"empty": self.empty, "truncated": self.truncated}
+        return Judge(self.codec, rubric, **policy, cascade=self.cascade)
 
     def judge(self, candidates: Sequence[Candidate], held_out: bool = False) -> list[Judged]:
         """Return one verdict a candidate, with its sound where it was decoded.

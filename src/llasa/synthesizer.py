@@ -4,6 +4,7 @@ It must not know files of sound, command lines or the inside of any part.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from llasa.manifest import Sampling
 from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, build_streaming, read_recipe, with_witness
 from llasa.search import Job, Means, Progress, Ranking
-from llasa.spoken import Spoken, concatenated, voiced
+from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated, voiced
 from llasa.stream import LOOK_AHEAD
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
@@ -249,8 +250,10 @@ class Synthesizer:
 
     def means(self, judge: Judge) -> Means:
         """Return what a search strategy works with."""
-        held = FIRST_LOOK_AHEAD, LOOK_AHEAD
-        return Means(self.bundle.engine, judge, self.bundle.prompt.codes, codes_per_s(self.bundle), held)
+        rate = codes_per_s(self.bundle)
+        silence = math.ceil(EDGE_SILENCE_S * rate)  # it may be the end, of which so much is kept
+        held = FIRST_LOOK_AHEAD + silence, LOOK_AHEAD + silence
+        return Means(self.bundle.engine, judge, self.bundle.prompt.codes, rate, held)
 
     def job(
         self,
