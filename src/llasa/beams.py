@@ -29,7 +29,7 @@ from llasa.search import (
 )
 
 BLOCK_S, AHEAD_S = 0.8, 0.8
-HEADROOM = 1.5  # a block is to be decided so much sooner than it must: it is to be decoded too
+HEADROOM = 1.7  # a block is to be decided so much sooner than it must: it is to be decoded too
 Place = tuple[int, float, bool, bool]
 _Rated = tuple[Place, Generation]
 _UNJUDGED: Place = (0, 0.0, False, False)

@@ -190,8 +190,8 @@ def build_streaming(
     That is so for a strategy other than `best`, with a target, and where no part of the judge tells of a
     beginning which words were missed. Arguments and errors as for `build_search`.
     """
-    steering = [part.scorer for part in judge.rubric.parts if not part.held_out]
-    hears = recipe.process is not None or any(isinstance(scorer, ErrorRate) for scorer in steering)
+    able = [part.scorer for part in judge.rubric.parts if part.scorer.partial and not part.held_out]
+    hears = recipe.process is not None or any(isinstance(scorer, ErrorRate) for scorer in able)
     aims = target is not None or recipe.search.target is not None
     if n == 1 or aims or not hears or recipe.search.strategy != "best":
         return None

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import fmean
-from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance, drafts_of
@@ -257,14 +256,14 @@ class Run:
         return Progress(self.count, self.total, self.best, self.means.codes(list(committed)))
 
     def ranking(
-        self, judged: Sequence[Judged], stop: str, pace: Mapping[str, float] = MappingProxyType({})
+        self, judged: Sequence[Judged], stop: str, pace: Mapping[str, float] | None = None
     ) -> Ranking:
         """Return how it ended; ScorerError if there is no verdict."""
         need_verdict(judged)
         order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
         ranked = tuple(judged[i] for i in order)
         spent = self.tokens, stop, self.generate_s, self.judge_s
-        return Ranking(ranked, *spent, order, self.drafts, pace)
+        return Ranking(ranked, *spent, order, self.drafts, pace or dict[str, float]())
 
 
 def _waves(run: Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:
