@@ -21,7 +21,7 @@ from llasa.stream import LOOK_AHEAD, decode_stream
 from llasa.text.segment import Segment
 
 # Seconds heard of the first piece and, at least, of the second; while one is played, a longer one is drawn.
-FIRST_S, SECOND_S, MOST_S, GROWTH = 0.5, 0.3, 3.2, 1.5
+FIRST_S, SECOND_S, MOST_S, GROWTH = 0.3, 0.2, 3.2, 1.5
 FIRST_LOOK_AHEAD = 10  # codes
 
 T = TypeVar("T")

@@ -111,5 +111,5 @@ def test_what_a_loop_withdraws_is_not_said_if_it_has_not_been() -> None:
 
 
 def test_pieces_grow_while_those_before_are_played() -> None:
-    assert list(islice(sizes(25), 8)) == [23, 18, 27, 40, 60, 80, 80, 80]
-    assert list(islice(sizes(50), 3)) == [35, 25, 38]
+    assert list(islice(sizes(25), 8)) == [18, 15, 23, 34, 51, 76, 80, 80]
+    assert list(islice(sizes(50), 3)) == [25, 20, 30]
