@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from llasa.core import Generation, Ids, SamplingParams
+from llasa.engines.sampling import LoopGuard, LoopWatch
 from llasa.errors import ConfigError
 from llasa.judge import Judge
 from llasa.search import (
@@ -30,9 +31,8 @@ from llasa.search import (
 
 BLOCK_S, AHEAD_S = 0.8, 0.8
 HEADROOM = 1.7  # a block is to be decided so much sooner than it must: it is to be decoded too
-Place = tuple[int, float, bool, bool]
-_Rated = tuple[Place, Generation]
-_UNJUDGED: Place = (0, 0.0, False, False)
+_Rated = tuple[tuple[int, float, bool, bool], Generation]  # a beam after its `search.place`
+_UNJUDGED = 0, 0.0, False, False
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class Hybrid:
 class Committed:
     """Beams whose beginning is given out while they grow: a search that is heard before its end.
 
-    Every `block_s` of speech the best `width` beams are continued, n candidates in all, and
-    `process` ranks them together with those that have ended. What the best one has, but for its last
-    `ahead_s`, is committed: told with the progress and never withdrawn. What disagrees with it is dropped.
-    Let `process` hear words and loops: it decides whether to end or to go on. The judge of the run ranks what
-    has ended in agreement with all that was committed.
+    Every `block_s` of speech the best `width` beams are continued, n candidates in all, and `process` ranks
+    them together with those that have ended. What the best one has, but for its last `ahead_s`, is committed:
+    told with the progress and never withdrawn. What disagrees with it is dropped. Let `process` hear words:
+    it decides whether to end or to go on. The judge of the run ranks what has ended in agreement with all
+    that was committed.
 
     A block that might be decided later than the one before has been played gets fewer candidates, down to
     one, which nobody judges; so do all after a deadline. pace: `blocks`, `blocks_hurried` for lack of time,
@@ -175,7 +175,8 @@ def _commits(run: Run, search: Committed) -> Iterator[Progress | Ranking]:
     live, ended = [Generation([], "partial")], list[_Rated]()
     while live:
         length, shares = len(live[0].ids), _shares(pace.candidates(len(fixed)), len(live))
-        drawn = _distinct((yield from _continued(run, live, shares, min(step, longest - length))))
+        more = yield from _continued(run, live, shares, min(step, longest - length))
+        drawn = _distinct([_cut(beam, len(fixed)) for beam in more] if run.job.params.loop_guard else more)
         alone = len(drawn) == 1 and not ended  # whatever is said of it, it goes on
         fresh = [(_UNJUDGED, drawn[0])] if alone else _rated(run, search.process, drawn, bool(fixed))
         rated = sorted([*ended, *fresh], key=lambda row: row[0])
@@ -196,7 +197,17 @@ def _commits(run: Run, search: Committed) -> Iterator[Progress | Ranking]:
     yield run.ranking(judged, pace.stop(), pace.told)
 
 
-def _rated(run: Run, process: Judge, drawn: Beams, begun: bool) -> list["_Rated"]:
+def _cut(beam: Generation, committed: int) -> Generation:
+    """Return a beam that goes round in circles as an engine that had drawn all of it would have ended it."""
+    watch = LoopWatch(LoopGuard())
+    for end, token_id in enumerate(beam.ids, 1):
+        if turns := watch.push(token_id):
+            end = max(end - turns, committed)
+            return Generation(beam.ids[:end], "loop", beam.logprobs and beam.logprobs[:end])
+    return beam
+
+
+def _rated(run: Run, process: Judge, drawn: Beams, begun: bool) -> list[_Rated]:
     """Return beams with their place; begun: something is committed, so it goes on even if the judge fails."""
     judged = run.judge(process, drawn)
     if not begun:
@@ -210,15 +221,15 @@ class _Pace:
 
     def __init__(self, run: Run, n: int) -> None:
         self._run, self._n = run, n
-        # took_s: the last block of so many candidates. first: codes committed when
-        # sound began, `since_s` after the start.
-        self._took_s, self._spent_s = dict[int, float](), 0.0
+        # took_s: the last block of so many candidates. first: codes committed when sound began, at since_s.
+        self._took_s, self._spent_s, self._late = dict[int, float](), 0.0, False
         self._first, self._since_s = 0, 0.0
         self.told = {"blocks": 0.0, "blocks_hurried": 0.0, "blocks_unsure": 0.0, "block_s": 0.0}
 
     def candidates(self, fixed: int) -> int:
         """Return how many the next block may have, `fixed` codes being committed."""
-        if self._took_s and self._run.late():
+        self._late = self._late or (bool(self._took_s) and self._run.late())
+        if self._late:
             return 1
         if not self._first:
             return self._n
@@ -246,7 +257,8 @@ class _Pace:
         blocks, hurried, unsure = (int(self.told[f"blocks{kind}"]) for kind in ("", "_hurried", "_unsure"))
         found = f"all beams ended; committed in {blocks} blocks"
         found += f", {hurried} of them hurried" if hurried else ""
-        return f"deadline: {found}" if self._run.late() else found + (f", {unsure} unsure" if unsure else "")
+        found += f", {unsure} unsure" if unsure else ""
+        return f"deadline: {found}" if self._late else found
 
 
 def _shares(n: int, beams: int) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 
 from llasa.beams import Committed
 from llasa.bundle import load_bundle
-from llasa.core import Audio, Candidate, Score, Voice
+from llasa.core import Audio, Candidate, Finish, Ids, SamplingParams, Score, Voice
 from llasa.errors import ConfigError, ScorerError
 from llasa.judge import Judge, Part, Rubric
 from llasa.recipe import Effort
@@ -20,6 +20,8 @@ from llasa.spoken import Spoken, concatenated
 from llasa.synthesizer import Synthesizer
 from tests.planted import (
     CODES_PER_S,
+    FIRST_ID,
+    HEAD,
     Cheats,
     PlantedCodec,
     PlantedEngine,
@@ -127,6 +129,26 @@ def test_loops_lose_and_where_all_loop_the_best_goes_on_and_it_is_told() -> None
         committed(3, 2.0, 0.4), planted_job(pass_rate=1e-9), planted_means(hopeless, oracle())
     )
     assert ranking.judged[0].status == "bad" and ranking.judged[0].candidate.finish == "loop"
+
+
+def test_a_loop_that_no_request_sees_whole_ends_it_and_nothing_committed_is_cut() -> None:
+    class Circling(PlantedEngine):
+        """Says eight codes over and over."""
+
+        def say(self, prompt: Ids, params: SamplingParams, candidate: int) -> tuple[Ids, Finish, list[float]]:
+            place = len(prompt) - HEAD
+            return [FIRST_ID + (place + i) % 8 for i in range(params.max_tokens)], "length", []
+
+    job = planted_job(words=20)
+    for n in (1, 3):
+        news, ranking = news_of(committed(n), job, planted_means(Circling(), oracle()))
+        given = [code for one in news for code in one.committed]
+        [found] = ranking.judged
+        assert (found.candidate.finish, found.status) == ("loop", "bad")
+        assert found.candidate.codes[: len(given)] == given and 8 <= len(found.candidate.codes) <= 70
+    free = replace(job, params=replace(job.params, loop_guard=False))
+    _, ranking = news_of(committed(1), free, planted_means(Circling(), oracle()))
+    assert ranking.judged[0].candidate.finish == "length"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 USUAL_EFFORT = 8  # where something has to be searched for and nobody said how hard
 
-EffortOption = Annotated[int | None, typer.Option(help="Candidates a segment: the judge keeps the best.")]
+EffortOption = Annotated[
+    int | None, typer.Option(help="Candidates a segment, or a block of a stream; the best is kept.")
+]
 JudgeOption = Annotated[Path | None, typer.Option(help="TOML with [judge], [search] or both.")]
 TargetOption = Annotated[float | None, typer.Option(help="Stop at a candidate this good, 0 to 1.")]
 DeadlineOption = Annotated[str | None, typer.Option(help="Stop in time: 10s, or 2x the speech's length.")]

@@ -46,6 +46,7 @@ EPILOG = examples(
     'llasa say "In my voice." --ref-audio me.wav --ref-text "What I say in it."',
     'llasa say "Calmly." --temperature 0.5 --set top_k=50',
     'llasa say "Every word counts." --effort 8 --receipt',
+    'llasa say "Chosen block by block, while it plays." --stream --effort 4',
     'llasa say "Good enough is enough." --effort 16 --target 0.85 --deadline 2x',
     'llasa say "Let me choose." --effort 8 --candidates tries',
     'llasa say "A bit livelier." --style rate=1.1,pitch_range=wide',
