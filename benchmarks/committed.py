@@ -9,9 +9,10 @@ Underruns: nothing is played, and nothing sleeps: each piece has the time at whi
 the request. A simulated player begins with the first piece and plays `--headroom` (1.2) times as fast as the
 sound is, so that who is just in time here is in time on a machine that takes 1.2 times as long for
 everything after the first piece. A piece that is not there when all before it has been played is an underrun,
-and the player waits for it. Time is that of the processor, all threads, and what the search itself is in time
-by, so that other work on the machine does not count; `--clock wall` for that of the wall. `--clock still`
-never is late: what the search would find had it all the time it wants.
+and the player waits for it. The search is in time by the same clock. `steady`: processor time, all threads,
+over what a fixed piece of work (decoding 2 s) takes just before each text, times the least that it ever took
+in this run, so that other work on the machine hardly counts; the median of that ratio is told as `disturbed`.
+`cpu`: processor time as it is. `wall`. `still`: never late, what the search finds with all the time it wants.
 
     python benchmarks/committed.py
     python benchmarks/committed.py --bundle out/early --effort 8 --lines 50 --json
@@ -24,6 +25,7 @@ goes on.
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +39,7 @@ import torch
 
 import llasa
 from llasa.beams import AHEAD_S, BLOCK_S, Committed
+from llasa.codec.base import Codec
 from llasa.core import Audio, Candidate, Utterance
 from llasa.judge import Judge
 from llasa.metrics import bootstrap, error_rate, paired
@@ -48,6 +51,7 @@ from llasa.synthesizer import Synthesizer
 
 TEXTS = Path(__file__).parents[1] / "tests" / "data" / "heldout.txt"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time, "still": lambda: 0.0}
+PROBES = 5
 Row = dict[str, Any]
 
 
@@ -61,6 +65,35 @@ class Timed(Synthesizer):
         return replace(super().means(judge), clock=self.clock)
 
 
+class Steady:
+    """Seconds of processor time, as on a machine to itself. ratio: of what work takes now to the least."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec, self._codes = (
+            codec,
+            np.random.default_rng(0).integers(0, codec.codebook_size, 50).tolist(),
+        )
+        self._least_s, self.ratio = math.inf, 1.0
+        self._since_s, self._told_s = time.process_time(), 0.0
+        for _ in range(10):
+            self.settle()
+
+    def settle(self) -> None:
+        """Take the measure of the machine as it is now."""
+        self._told_s = self()
+        took_s = [self._probe() for _ in range(PROBES)]
+        self._least_s = min(self._least_s, *took_s)
+        self.ratio, self._since_s = median(took_s) / self._least_s, time.process_time()
+
+    def _probe(self) -> float:
+        began = time.process_time()
+        self._codec.decode([self._codes])
+        return time.process_time() - began
+
+    def __call__(self) -> float:
+        return self._told_s + (time.process_time() - self._since_s) / self.ratio
+
+
 def played(pieces: list[tuple[float, Audio]], headroom: float) -> Row:
     """Return when a player starts, how often it waits for more, and for how long, seconds."""
     end, underruns, waited = pieces[0][0], 0, 0.0
@@ -72,6 +105,8 @@ def played(pieces: list[tuple[float, Audio]], headroom: float) -> Row:
 
 def said(speaker: Timed, text: str, seed: int, effort: Effort | None, headroom: float) -> tuple[Row, Audio]:
     """Return what became of a text that is streamed, and its sound."""
+    if isinstance(speaker.clock, Steady):
+        speaker.clock.settle()
     spoken, pieces, began = list[Spoken](), list[tuple[float, Audio]](), speaker.clock()
     for piece in speaker.stream(text, seed=seed, effort=effort or 1, told=spoken.append):
         pieces.append((speaker.clock() - began, piece))
@@ -80,6 +115,7 @@ def said(speaker: Timed, text: str, seed: int, effort: Effort | None, headroom: 
     pace = [one.ranking.pace for one in spoken if one.ranking and one.ranking.pace]
     found = {name: sum(one[name] for one in pace) for name in (pace[0] if pace else ()) if name != "block_s"}
     found |= {"block_s": max(one["block_s"] for one in pace)} if pace else {}
+    found |= {"disturbed": speaker.clock.ratio} if isinstance(speaker.clock, Steady) else {}
     found |= {"codes": drawn, "took_s": took_s, "sound_s": sound.duration_s}
     return found | {"warnings": sum(len(one.warnings) for one in spoken)} | played(pieces, headroom), sound
 
@@ -106,7 +142,7 @@ def measured(args: argparse.Namespace, texts: list[str]) -> list[dict[str, Row]]
     kept = args.out.read_text().splitlines() if args.out and args.out.exists() else []
     rows = [json.loads(line) for line in kept][: len(texts)]
     speaker = Timed(llasa.load(args.bundle).bundle)
-    speaker.clock = CLOCKS[args.clock]
+    speaker.clock = CLOCKS.get(args.clock) or Steady(speaker.bundle.codec)
     ways, reader = efforts(speaker, args), speaker.bundle.reader
     ear = ErrorRate(speaker.bundle.recognizer("pocketsphinx"), reader, unit="words")
     for effort in ways.values():
@@ -128,8 +164,12 @@ def summary(rows: list[dict[str, Row]], name: str, best: str) -> Row:
     """Return what a way came to; word errors in percent, with what it has more than another."""
     own = [row[name] for row in rows if name in row]
     both = [(row[name], row[best]) for row in rows if best in row]
-    counts, others = ([(one["errors"], one["words"]) for one in side] for side in zip(*both, strict=True))
-    rate, more = bootstrap(_percent, counts), paired(_percent, others, counts)
+    words = dict[str, Any]()
+    if both:
+        counts, others = ([(one["errors"], one["words"]) for one in side] for side in zip(*both, strict=True))
+        rate, more = bootstrap(_percent, counts), paired(_percent, others, counts)
+        words["wer"] = [rate.value, rate.low, rate.high]
+        words[f"more_than_{best.replace(' ', '_')}"] = [more.value, more.low, more.high]
     totals = {key: sum(one.get(key, 0) for one in own) for key in ("underruns", "waited_s", "warnings")}
     blocks = {
         key: sum(one.get(key, 0) for one in own) for key in ("blocks", "blocks_hurried", "blocks_unsure")
@@ -141,8 +181,8 @@ def summary(rows: list[dict[str, Row]], name: str, best: str) -> Row:
         "first_audio_worst_s": max(one["first_audio_s"] for one in own),
         "codes": fmean(one["codes"] for one in own),
         "real_time_factor": fmean(one["took_s"] / one["sound_s"] for one in own),
-        "wer": [rate.value, rate.low, rate.high],
-        f"more_than_{best.replace(' ', '_')}": [more.value, more.low, more.high],
+        **words,
+        "disturbed": median(one.get("disturbed", 1.0) for one in own),
         "slowest_block_s": max(one.get("block_s", 0.0) for one in own),
         **totals,
         **blocks,
@@ -170,7 +210,7 @@ def main() -> None:
     parser.add_argument("--block", type=float, default=BLOCK_S, help="seconds")
     parser.add_argument("--ahead", type=float, default=AHEAD_S, help="seconds")
     parser.add_argument("--headroom", type=float, default=1.2)
-    parser.add_argument("--clock", choices=CLOCKS, default="cpu")
+    parser.add_argument("--clock", choices=["steady", *CLOCKS], default="steady")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep rows in this file")
     parser.add_argument("--json", action="store_true")
@@ -180,7 +220,7 @@ def main() -> None:
     starts = range(0, args.lines * args.sentences, args.sentences)
     texts = [" ".join(lines[start : start + args.sentences]) for start in starts]
     rows = measured(args, texts)
-    found = {name: summary(rows, name, f"whole {args.effort}") for name in sorted(rows[0])}
+    found = {name: summary(rows, name, f"whole {args.effort}") for name in sorted(rows[0], key=str.lower)}
     dry = [name for name, one in found.items() if one["underruns"] and not name.startswith("whole")]
     if args.json:
         print(json.dumps({"texts": len(rows), "clock": args.clock, "headroom": args.headroom, **found}))

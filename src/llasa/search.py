@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance, drafts_of
 from llasa.engines.base import Engine, Request
-from llasa.errors import ConfigError, ScorerError
+from llasa.errors import ConfigError, EngineError, ScorerError
 from llasa.judge import Judge
 
 T = TypeVar("T")
@@ -197,6 +197,32 @@ def search_for(effort: int, target: float | None = None, waves: bool = False) ->
     if target is None and not waves:
         return BestOfN(effort)
     return Adaptive(effort, min(4, effort), target)
+
+
+def followed(
+    news: Iterator[Progress | Ranking], told: Callable[[Progress], None] | None, streams: bool
+) -> Generator[Codes, None, Ranking]:
+    """Yield codes as a search commits them, and then the rest of the best; return the ranking.
+
+    Args:
+        told: is given the progress. streams: whether somebody listens meanwhile; if not, nothing is yielded,
+            and nothing is either where a search commits nothing.
+
+    Raises:
+        EngineError: there was no ranking.
+    """
+    given = 0
+    for one in news:
+        if isinstance(one, Ranking):
+            if given:
+                yield one.judged[0].candidate.codes[given:]
+            return one
+        if told:
+            told(one)
+        if streams and one.committed:
+            given += len(one.committed)
+            yield one.committed
+    raise EngineError("Searching: the strategy ended without a ranking. Correct the strategy.")
 
 
 class Run:

@@ -16,14 +16,14 @@ from typing import Unpack
 from llasa.bundle import Bundle, Options, load_bundle
 from llasa.core import Audio, Candidate, Codes, Generation, Utterance, Voice
 from llasa.engines.base import Request
-from llasa.errors import ConfigError, EngineError
+from llasa.errors import ConfigError
 from llasa.flow import FIRST_LOOK_AHEAD, Drawn, Part, flowing, heard
 from llasa.jobs import Ready, codes_per_s, ready
 from llasa.judge import Judge, build_judge
 from llasa.manifest import Sampling
 from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, build_streaming, read_recipe, with_witness
-from llasa.search import Job, Means, Progress, Ranking
+from llasa.search import Job, Means, Ranking, followed
 from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated, voiced
 from llasa.stream import LOOK_AHEAD
 from llasa.text.segment import Segment, segment
@@ -209,6 +209,8 @@ class Synthesizer:
         """
         first = spoken[0]
         voice = first.candidate.utterance.voice
+        heard_meanwhile = any(one.ranking and one.ranking.pace for one in spoken)
+        search = (effort.streaming if heard_meanwhile else None) or effort.search
         made = {
             "bundle": self.bundle.name,
             "codec": self.bundle.codec.name,
@@ -218,7 +220,7 @@ class Synthesizer:
             "dtype": getattr(self.bundle.engine, "dtype", None),
             "drafts": getattr(self.bundle.engine, "drafts", None),
             "sampling": {key: getattr(first.params, key) for key in ("seed", *Sampling.model_fields)},
-            "search": type(effort.search).__name__,
+            "search": type(search).__name__,
             "recipe": effort.recipe.model_dump(exclude_none=True) if effort.recipe else None,
             "deadline_s": effort.deadline_s,
             "deadline_x": effort.deadline_x,
@@ -312,7 +314,7 @@ class Synthesizer:
             limit_s = limit_s if effort.deadline_x is None else effort.deadline_x * job.expected_s
             search = (effort.streaming if streams else None) or effort.search
             told = partial(effort.on_progress, number, len(jobs)) if effort.on_progress else None
-            codes = _committed(search.run(job, means, limit_s), told, streams)
+            codes = followed(search.run(job, means, limit_s), told, streams)
             begun = Candidate(job.utterance, [], "partial")
             spoken = Spoken(part, begun, number, len(jobs), job.dropped, params=job.params)
             yield self._found(spoken, codes, effort.judge)
@@ -358,27 +360,6 @@ def load(
 ) -> Synthesizer:
     """Return a synthesizer over a bundle; arguments and errors as for `bundle.load_bundle`."""
     return Synthesizer(load_bundle(name_or_path, device, dtype, words, **options))
-
-
-def _committed(
-    news: Iterator[Progress | Ranking], told: Callable[[Progress], None] | None, streams: bool
-) -> Generator[Codes, None, Ranking]:
-    """Yield codes as a search commits them, and the rest of the best; return the ranking.
-
-    streams: false: nobody listens meanwhile, and nothing is yielded.
-    """
-    given = 0
-    for one in news:
-        if isinstance(one, Ranking):
-            if given:
-                yield one.judged[0].candidate.codes[given:]
-            return one
-        if told:
-            told(one)
-        if streams and one.committed:
-            given += len(one.committed)
-            yield one.committed
-    raise EngineError("Searching: the strategy ended without a ranking. Correct the strategy.")
 
 
 def _ended(part: Part) -> Spoken:

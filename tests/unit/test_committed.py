@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,7 +258,8 @@ def streaming(speaker: Synthesizer, n: int = 3) -> Effort:
     return Effort(BestOfN(n), chosen, streaming=search)
 
 
-TEXT, LONG = "The cat sat on the mat. It was happy!", {"min_tokens": 40, "max_tokens": 60}
+TEXT = "The cat sat on the mat. It was happy!"
+LONG: dict[str, Any] = {"min_tokens": 40, "max_tokens": 60}
 
 
 def test_a_stream_is_searched_for_while_it_is_heard(speaker: Synthesizer) -> None:
