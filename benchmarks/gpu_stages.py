@@ -10,13 +10,14 @@ import torch
 from drawn import PROMPT, fixed, prompt_of, speech
 from transformers import Wav2Vec2BertConfig, WhisperConfig, WhisperModel, Xcodec2Config, Xcodec2Model
 
+from llasa.beams import BeamSearch
 from llasa.codec.xcodec2 import Xcodec2Codec
 from llasa.core import Candidate, Generation, Ids, SamplingParams, Score, Utterance
 from llasa.engines.base import Request, Step
 from llasa.engines.native import NativeEngine
 from llasa.judge import Judge
 from llasa.prompt import IGNORED
-from llasa.search import BeamSearch, BestOfN, Job, Means, Ranking
+from llasa.search import BestOfN, Job, Means, Ranking
 from llasa.train.logprobs import share_prompts
 from llasa.train.policy import speech_only
 

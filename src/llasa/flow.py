@@ -1,123 +1,141 @@
-"""Speech while it is drawn: codes in pieces that are worth decoding, segments one after another.
+"""Speech while it is made: segments piece by piece, codes in pieces that are worth decoding.
 
 Must not know: search, judges, how prompts are made.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import TypeVar
 
 from llasa.bundle import Bundle
-from llasa.core import Audio, Candidate, Codes
+from llasa.codec.base import Codec
+from llasa.core import Audio, Candidate, Codes, Generation, Voice
 from llasa.engines.base import Request
 from llasa.errors import EngineError
 from llasa.jobs import Ready, codes_per_s
 from llasa.seams import join
 from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated
-from llasa.stream import decode_stream
+from llasa.stream import LOOK_AHEAD, decode_stream
 from llasa.text.segment import Segment
 
-# A first piece that is heard soon; while one is played, a longer one is drawn.
-FIRST_S, MOST_S, GROWTH = 0.2, 3.2, 2
+# Seconds heard of the first piece and, at least, of the second; while one is played, a longer one is drawn.
+FIRST_S, SECOND_S, MOST_S, GROWTH = 0.3, 0.2, 3.2, 1.5
 FIRST_LOOK_AHEAD = 10  # codes
 
+T = TypeVar("T")
+Part = Generator[Audio, None, Spoken]  # the sound of a segment, and what became of it
 
-class Flow:
-    """Speaks segments, the next one as soon as the last is drawn: one request at a time, so a seed repeats.
 
-    told: is given each segment that has ended.
+def flowing(parts: Generator[Part], told: Callable[[Spoken], None]) -> Iterator[Audio]:
+    """Yield the sound of segments, piece by piece, with the pauses that their text asks for.
+
+    Args:
+        told: is given each segment that has ended.
+
+    Raises:
+        EngineError: the engine failed, or no segment has any sound.
+    """
+    pauses, silent = deque[float](), True
+
+    def ended(part: Part) -> Iterator[Audio]:
+        with closing(part):
+            spoken = yield from part
+        if spoken.candidate.audio is not None:
+            pauses.append(spoken.segment.pause_s)
+        told(spoken)
+
+    with closing(parts):
+        for piece in join(map(ended, parts), iter(pauses.popleft, None), max_silence_s=EDGE_SILENCE_S):
+            silent = False
+            yield piece
+    if silent:
+        raise EngineError("Speaking: no segment came out with any speech. Try another seed or voice.")
+
+
+def heard(
+    codec: Codec, voice: Voice | None, codes: Generator[Codes, None, T]
+) -> Generator[Audio, None, tuple[T, Audio | None]]:
+    """Yield the sound of codes while they come; return what they return, and all sound, None without any."""
+    given, ended = list[Audio](), list[T]()
+
+    def coming() -> Iterator[Codes]:
+        ended.append((yield from codes))
+
+    for piece in decode_stream(
+        codec, coming(), voice.codes if voice else None, first_look_ahead=FIRST_LOOK_AHEAD
+    ):
+        given.append(piece)
+        yield piece
+    return ended[0], concatenated(given) if given else None
+
+
+class Drawn:
+    """Segments that are heard while they are drawn, the next one being drawn as soon as the last is.
+
+    One request at a time, so a seed repeats.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        segments: Sequence[Segment],
-        jobs: Sequence[Ready],
-        told: Callable[[Spoken], None],
-    ) -> None:
-        self._bundle, self._told = bundle, told
+    def __init__(self, bundle: Bundle, segments: Sequence[Segment], jobs: Sequence[Ready]) -> None:
+        self._bundle, self._total = bundle, len(jobs)
         self._waiting = deque(zip(segments, jobs, range(1, len(jobs) + 1), strict=True))
-        self._total, self._pauses = len(jobs), deque[float]()
         self._request: Request | None = None
 
-    def sounds(self) -> Iterator[Audio]:
-        """Yield the sound, piece by piece.
-
-        Raises:
-            EngineError: the engine failed, or no segment has any sound.
-        """
-        silent = True
+    def parts(self) -> Generator[Part]:
+        """Yield the segments."""
         self._submit()
         try:
-            for piece in join(self._parts(), self._between(), max_silence_s=EDGE_SILENCE_S):
-                silent = False
-                yield piece
+            while self._waiting:
+                yield self._part(*self._waiting.popleft())
         finally:
             if self._request is not None:
                 self._request.cancel()
-        if silent:
-            raise EngineError("Speaking: no segment came out with any speech. Try another seed or voice.")
 
     def _submit(self) -> None:
         if self._waiting:
             job = self._waiting[0][1]
             self._request = self._bundle.engine.submit(job.prompt, job.params)
 
-    def _parts(self) -> Iterator[Iterator[Audio]]:
-        while self._waiting:
-            yield self._part(*self._waiting.popleft())
-
-    def _part(self, segment: Segment, job: Ready, number: int) -> Iterator[Audio]:
-        request, given = self._request, list[Audio]()
-        assert request is not None  # submitted before this segment's turn
-        voice = job.utterance.voice
-        drawn = self._drawn(request)
-        sounds = decode_stream(
-            self._bundle.codec, drawn, voice.codes if voice else None, first_look_ahead=FIRST_LOOK_AHEAD
-        )
-        for piece in sounds:
-            given.append(piece)
-            yield piece
-        if given:
-            self._pauses.append(segment.pause_s)
-        self._told(self._spoken(segment, job, number, request, given))
-
-    def _drawn(self, request: Request) -> Iterator[Codes]:
-        rate = codes_per_s(self._bundle)
-        yield from pieces(
-            request, self._bundle.prompt.codes, math.ceil(FIRST_S * rate), math.ceil(MOST_S * rate)
-        )
-        self._submit()
-
-    def _spoken(
-        self, segment: Segment, job: Ready, number: int, request: Request, given: Sequence[Audio]
-    ) -> Spoken:
-        [made] = request.result()
-        sound = concatenated(given) if given else None
-        candidate = Candidate(job.utterance, self._bundle.prompt.codes(made.ids), made.finish, audio=sound)
+    def _part(self, segment: Segment, job: Ready, number: int) -> Part:
+        codec, said = self._bundle.codec, job.utterance
+        made, sound = yield from heard(codec, said.voice, self._codes())
+        candidate = Candidate(said, self._bundle.prompt.codes(made.ids), made.finish, audio=sound)
         return Spoken(segment, candidate, number, self._total, job.dropped, made.stats, job.params)
 
-    def _between(self) -> Iterator[float]:
-        while True:
-            yield self._pauses.popleft()
+    def _codes(self) -> Generator[Codes, None, Generation]:
+        request = self._request
+        assert request is not None  # submitted before this segment's turn
+        yield from pieces(request, self._bundle.prompt.codes, sizes(codes_per_s(self._bundle)))
+        self._submit()
+        return request.result()[0]
 
 
-def pieces(request: Request, codes: Callable[[list[int]], Codes], first: int, most: int) -> Iterator[Codes]:
+def sizes(rate: float) -> Iterator[int]:
+    """Yield how many codes to wait for, at `rate` codes a second, before each piece is worth decoding."""
+    yield FIRST_LOOK_AHEAD + math.ceil(FIRST_S * rate)
+    size = LOOK_AHEAD - FIRST_LOOK_AHEAD + SECOND_S * rate
+    while True:
+        yield math.ceil(min(size, MOST_S * rate))
+        size *= GROWTH
+
+
+def pieces(request: Request, codes: Callable[[list[int]], Codes], sizes: Iterator[int]) -> Iterator[Codes]:
     """Yield the codes of a request's only candidate, each once; what was given is not withdrawn.
 
     Args:
-        codes: of drawn ids. first: codes in the first piece. most: in any; pieces grow up to it.
+        codes: of drawn ids. sizes: codes in each piece, at least; the end may be shorter.
 
     Raises:
         EngineError: the engine failed.
     """
-    size, waiting = first, list[int]()
+    size, waiting = next(sizes), list[int]()
     for step in request:
         # A loop is withdrawn as far as it has not been given.
         del waiting[max(len(waiting) - step.rollback, 0) :]
         waiting += step.ids
         if len(waiting) >= size:
             yield codes(waiting)
-            size, waiting = min(size * GROWTH, most), []
+            size, waiting = next(sizes), []
     if waiting:
         yield codes(waiting)

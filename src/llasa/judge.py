@@ -234,6 +234,21 @@ class Judge:
         self.rubric = scorer if isinstance(scorer, Rubric) else Rubric([Part(scorer)])
         self.partial = self.rubric.partial
 
+    def of_beginnings(self) -> "Judge":
+        """Return a judge of unfinished candidates: the same policy over those steering parts that can.
+
+        Raises:
+            ConfigError: none can.
+        """
+        able = [part for part in self.rubric.parts if part.scorer.partial and not part.held_out]
+        if not able:
+            parts = ", ".join(repr(part.name) for part in self.rubric.parts if not part.held_out)
+            found = f"{parts} cannot judge partial audio"
+            raise ConfigError(f"Judging beginnings: {found}. Add a part that can, or a [process] judge.")
+        rubric = Rubric(able, self.rubric.combine)
+        policy = {"empty": self.empty, "truncated": self.truncated}
+        return Judge(self.codec, rubric, **policy, cascade=self.cascade)
+
     def judge(self, candidates: Sequence[Candidate], held_out: bool = False) -> list[Judged]:
         """Return one verdict a candidate, with its sound where it was decoded.
 

@@ -5,7 +5,7 @@ Must not know: engines, prompts, command lines.
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 
 from llasa.align import align, heard_text
@@ -41,7 +41,7 @@ class SegmentReceipt:
     ones too, in natural units. note: what scorers remarked. finish: how it ended. drawn, ruled_out, unjudged:
     candidates; outdone: those that could not win and so were not judged by all parts. stop: why the search
     ended. tokens: ids drawn. drafts: how their guesses went, see `core.drafts_of`. tried: what was searched
-    among, in the order it was drawn.
+    among, in the order it was drawn. pace: where it was heard meanwhile, see `beams.Committed`.
     """
 
     text: str
@@ -63,6 +63,7 @@ class SegmentReceipt:
     tokens: int
     drafts: Mapping[str, float]
     tried: tuple[Tried, ...] = ()
+    pace: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def _segment(
         tokens=one.ranking.tokens if one.ranking else len(one.candidate.codes),
         drafts=drafts_of(one.stats),
         tried=tuple(_tried(judged) for _, judged in as_drawn(one)),
+        pace=one.ranking.pace if one.ranking else dict[str, float](),
     )
 
 

@@ -11,10 +11,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from llasa import config
+from llasa.beams import AHEAD_S, BLOCK_S, BeamSearch, Committed, Hybrid
 from llasa.errors import ConfigError
 from llasa.judge import Judge, JudgeBlock, PartBlock, build_judge
 from llasa.scorers.base import Parts
-from llasa.search import BeamSearch, BestOfN, Fallback, Hybrid, Progress, Search, search_for
+from llasa.scorers.wer import ErrorRate
+from llasa.search import BestOfN, Fallback, Progress, Search, search_for
 from llasa.style import Style
 from llasa.style import parts as parts_of
 
@@ -25,21 +27,24 @@ Value = Annotated[float, Field(ge=0, le=1)]
 
 
 class SearchBlock(BaseModel):
-    """A [search] table. n: candidates of `best` and `hybrid`, unless an effort is given.
+    """A [search] table. n: candidates of `best`, `hybrid` and `committed`, unless an effort is given.
 
     target: good enough to stop at, for `best` and `fallback`.
     width, branch, step_s, until_s: of the beam; for `hybrid` it ends at until_s seconds, then n candidates
-    are completed. temperatures: of the fallback ladder. temperature: of the candidates; the bundle's if None.
+    are completed. block_s, ahead_s: of `committed`, which keeps `width` beams too. temperatures: of the
+    fallback ladder. temperature: of the candidates; the bundle's if None.
     """
 
     model_config = config.STRICT
-    strategy: Literal["best", "beam", "hybrid", "fallback"] = "best"
+    strategy: Literal["best", "beam", "hybrid", "committed", "fallback"] = "best"
     n: Count = 8
     target: Value | None = None
     width: Count = 4
     branch: Count = 4
     step_s: Annotated[float, Field(gt=0)] = 0.5
     until_s: Annotated[float | None, Field(gt=0)] = None
+    block_s: Annotated[float, Field(gt=0)] = BLOCK_S
+    ahead_s: Annotated[float, Field(ge=0)] = AHEAD_S
     temperatures: list[Annotated[float, Field(ge=0)]] = [0.4, 0.6, 0.8, 1.0]
     temperature: Annotated[float | None, Field(ge=0)] = None
 
@@ -78,7 +83,8 @@ class Effort:
 
     deadline_s: for a whole text, or, as `deadline_x`, seconds of search a second of expected speech; no limit
     if both are None. temperature: of the candidates; the usual one if None. on_progress: told segment,
-    segments and progress. recipe: what judge and search were made from, for the receipt.
+    segments and progress. recipe: what judge and search were made from, for the receipt. streaming: the
+    search for what is heard meanwhile; `search` if None.
     """
 
     search: Search
@@ -88,6 +94,7 @@ class Effort:
     temperature: float | None = None
     on_progress: Callable[[int, int, Progress], None] | None = None
     recipe: Recipe | None = None
+    streaming: Search | None = None
 
 
 def read_recipe(path: str | PathLike[str], own: str | PathLike[str] | None = None) -> Recipe:
@@ -143,10 +150,11 @@ def build_search(
     """Return the strategy of a recipe.
 
     Args:
-        judge: of finished candidates; it also leads a beam if the recipe has no [process].
-        effort: candidates of `best`, completions of `hybrid`; the recipe's `n` if None. The others draw as
-            many as their own keys say: besides None they take 1, for one candidate.
-        target: wins over the recipe's; not for `beam` and `hybrid`, which do not draw until one is good.
+        judge: of finished candidates; it also leads a beam if the recipe has no [process], and those of its
+            parts that can judge beginnings lead `committed`.
+        effort: candidates of `best` and `committed`, completions of `hybrid`; the recipe's `n` if None. The
+            others draw as many as their own keys say: besides None they take 1, for one candidate.
+        target: wins over the recipe's; not for beams of any kind, which do not draw until one is good.
         waves: draw candidates a few at a time even without a target, so that a deadline can stop them.
 
     Raises:
@@ -161,15 +169,39 @@ def build_search(
     if target is not None and block.strategy != "fallback":
         found = f"the target {target:g} for the strategy '{block.strategy}', which has no target"
         raise ConfigError(f"Making a search: found {found}. Leave it out, or use 'best' or 'fallback'.")
-    if block.strategy != "hybrid" and effort is not None:
+    if block.strategy not in ("hybrid", "committed") and effort is not None:
         return _one_candidate(block, effort)
     if block.strategy == "fallback":
         return Fallback(tuple(block.temperatures), target)
+    if block.strategy == "committed":
+        return _committed(recipe, judge, parts, n) if n > 1 else search_for(n)
     process = build_judge(recipe.process, parts) if recipe.process else judge
     if block.strategy == "beam":
         return BeamSearch(block.width, block.branch, block.step_s, block.until_s, process=process)
     until_s = 2.0 if block.until_s is None else block.until_s
     return Hybrid(BeamSearch(block.width, block.branch, block.step_s, until_s, process=process), BestOfN(n))
+
+
+def build_streaming(
+    recipe: Recipe, judge: Judge, parts: Parts, n: int, target: float | None
+) -> Search | None:
+    """Return the search for what is heard meanwhile, None if the recipe's own is all there is.
+
+    That is so for a strategy other than `best`, with a target, and where no part of the judge tells of a
+    beginning which words were missed. Arguments and errors as for `build_search`.
+    """
+    able = [part.scorer for part in judge.rubric.parts if part.scorer.partial and not part.held_out]
+    hears = recipe.process is not None or any(isinstance(scorer, ErrorRate) for scorer in able)
+    aims = target is not None or recipe.search.target is not None
+    if n == 1 or aims or not hears or recipe.search.strategy != "best":
+        return None
+    return _committed(recipe, judge, parts, n)
+
+
+def _committed(recipe: Recipe, judge: Judge, parts: Parts, n: int) -> Committed:
+    block = recipe.search
+    process = build_judge(recipe.process, parts) if recipe.process else judge.of_beginnings()
+    return Committed(n, block.width, block.block_s, block.ahead_s, process=process)
 
 
 def _one_candidate(block: SearchBlock, effort: int) -> Search:

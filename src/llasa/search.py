@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from llasa.core import Candidate, Codes, Generation, Ids, Judged, SamplingParams, Utterance, drafts_of
 from llasa.engines.base import Engine, Request
-from llasa.errors import ConfigError, ScorerError
+from llasa.errors import ConfigError, EngineError, ScorerError
 from llasa.judge import Judge
 
 T = TypeVar("T")
@@ -34,11 +34,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """News of a search. total: candidates at most. best: value so far, None while there is none."""
+    """News of a search. total: candidates at most. best: value so far, None while there is none.
+
+    committed: codes that are now sure to follow those of earlier news; the best candidate begins with all of
+    them. Who does not listen meanwhile may pass them over.
+    """
 
     judged: int
     total: int
     best: float | None
+    committed: Codes = field(default_factory=Codes)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Ranking:
 
     judged: final candidates, best first: scored by value, outdone, bad, unjudged; equal ones as drawn.
     tokens: ids drawn in all, dropped beams included. stop: why no more were. order: which of those drawn each
-    of `judged` was, from 0. drafts: see `core.drafts_of`.
+    of `judged` was, from 0. drafts: see `core.drafts_of`. pace: of a search that commits, see
+    `beams.Committed`.
     """
 
     judged: tuple[Judged, ...]
@@ -57,22 +63,29 @@ class Ranking:
     judge_s: float
     order: tuple[int, ...] = ()
     drafts: Mapping[str, float] = field(default_factory=dict[str, float])
+    pace: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def stats(self) -> dict[str, float]:
         """What drawing and judging took, in seconds and counts."""
         spent = {"tokens": self.tokens, "generate_s": self.generate_s, "judge_s": self.judge_s}
-        return {**spent, **self.drafts}
+        return {**spent, **self.pace, **self.drafts}
 
 
 @dataclass(frozen=True)
 class Means:
-    """What a search works with. codes: generated ids -> codes. codes_per_s: of the codec."""
+    """What a search works with. codes: generated ids -> codes. codes_per_s: of the codec.
+
+    held: codes among those committed that a listener does not hear before more come, at first and later.
+    clock: seconds, by which a search is in time.
+    """
 
     engine: Engine
     judge: Judge
     codes: Callable[[Ids], Codes]
     codes_per_s: float
+    held: tuple[int, int] = (0, 0)
+    clock: Callable[[], float] = time.perf_counter
 
 
 class Search(Protocol):
@@ -85,8 +98,8 @@ class Search(Protocol):
         cancels what is in flight.
 
         Args:
-            deadline_s: start nothing that would not end this many seconds from now, if it took as long as
-                the slowest wave so far. The first wave always runs.
+            deadline_s: start nothing that would not end within so many seconds of drawing and judging, if it
+                took as long as the slowest wave so far. The first wave always runs.
 
         Raises:
             EngineError: the engine failed. ScorerError: none was scored, because a scorer failed.
@@ -100,7 +113,7 @@ class Sample:
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`; the deadline changes nothing."""
-        return _waves(_Run(job, means, deadline_s), [replace(job.params, n=1)], None)
+        return _waves(Run(job, means, deadline_s), [replace(job.params, n=1)], None)
 
 
 @dataclass(frozen=True)
@@ -110,11 +123,11 @@ class BestOfN:
     n: int
 
     def __post_init__(self) -> None:
-        _within("BestOfN", 1, 10**6, n=self.n)
+        within("BestOfN", 1, 10**6, n=self.n)
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`; the deadline changes nothing: there is only one wave."""
-        return _waves(_Run(job, means, deadline_s), [replace(job.params, n=self.n)], None)
+        return _waves(Run(job, means, deadline_s), [replace(job.params, n=self.n)], None)
 
 
 @dataclass(frozen=True)
@@ -131,8 +144,8 @@ class Adaptive:
     target: float | None = 0.95
 
     def __post_init__(self) -> None:
-        _within("Adaptive", 1, 10**6, n=self.n, wave=self.wave)
-        _within("Adaptive", 0, 1, target=self.target)
+        within("Adaptive", 1, 10**6, n=self.n, wave=self.wave)
+        within("Adaptive", 0, 1, target=self.target)
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`."""
@@ -140,7 +153,7 @@ class Adaptive:
             replace(job.params, first=job.params.first + start, n=min(self.wave, self.n - start))
             for start in range(0, self.n, self.wave)
         ]
-        return _waves(_Run(job, means, deadline_s), waves, self.target)
+        return _waves(Run(job, means, deadline_s), waves, self.target)
 
 
 @dataclass(frozen=True)
@@ -156,9 +169,9 @@ class Fallback:
     target: float | None = 0.5
 
     def __post_init__(self) -> None:
-        _within("Fallback", 1, 10**6, number_of_temperatures=len(self.temperatures))
-        _within("Fallback", 0, 10**6, **{f"temperatures[{i}]": t for i, t in enumerate(self.temperatures)})
-        _within("Fallback", 0, 1, target=self.target)
+        within("Fallback", 1, 10**6, number_of_temperatures=len(self.temperatures))
+        within("Fallback", 0, 10**6, **{f"temperatures[{i}]": t for i, t in enumerate(self.temperatures)})
+        within("Fallback", 0, 1, target=self.target)
 
     def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
         """See `Search.run`; a wave is one candidate."""
@@ -166,59 +179,7 @@ class Fallback:
             replace(job.params, temperature=temperature, first=number, n=1)
             for number, temperature in enumerate(self.temperatures, job.params.first)
         ]
-        return _waves(_Run(job, means, deadline_s), waves, self.target)
-
-
-@dataclass(frozen=True)
-class BeamSearch:
-    """Keeps the best beginnings (the paper's PRM).
-
-    Every `step_s` of speech each beam is continued `branch` times (at first width * branch are drawn) and
-    `process` judges: the best `width` that go on stay. Those that end leave, as `process` may not hear that
-    they ended too soon; the judge of the run judges the best `width` of each step last. until_s: then each
-    live beam is completed once; None: all go on to an end. Let `process` hear loops: no engine sees them all.
-
-    Source: Llasa, arXiv 2502.04128, section 3.4: a decision every 25 codes (0.5 s), width 16, branch 16.
-    """
-
-    width: int
-    branch: int
-    step_s: float = 0.5
-    until_s: float | None = None
-    process: Judge = field(kw_only=True)
-
-    def __post_init__(self) -> None:
-        _within("BeamSearch", 1, 10**6, width=self.width, branch=self.branch)
-        _within("BeamSearch", 0.001, 10**6, step_s=self.step_s, until_s=self.until_s)
-        if not self.process.partial:
-            parts = [p.name for p in self.process.rubric.parts if not (p.held_out or p.scorer.partial)]
-            found = f"{', '.join(map(repr, parts))} cannot judge partial audio"
-            raise ConfigError(f"Making BeamSearch: {found}. Give a `process` judge without, or use BestOfN.")
-
-    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
-        """See `Search.run`; a wave is one step. If none ended by the deadline, the best beam is completed."""
-        return _beams(_Run(job, means, deadline_s), self, None)
-
-
-@dataclass(frozen=True)
-class Hybrid:
-    """Beams for the beginning, best of N for the rest (the paper's partial PRM and ORM).
-
-    first: with `until_s`. then: its n are spread evenly over the live beams; if all ended, they start anew.
-
-    Source: Llasa, arXiv 2502.04128, section 3.4: similarity for the first 2 s, then word errors.
-    """
-
-    first: BeamSearch
-    then: BestOfN
-
-    def __post_init__(self) -> None:
-        if self.first.until_s is None:
-            raise ConfigError("Making Hybrid: first.until_s is None. Set it, such as to 2.0.")
-
-    def run(self, job: Job, means: Means, deadline_s: float | None = None) -> Iterator[Progress | Ranking]:
-        """See `BeamSearch.run`; leavers are candidates too. At the deadline the best beam is completed."""
-        return _beams(_Run(job, means, deadline_s), self.first, self.then.n)
+        return _waves(Run(job, means, deadline_s), waves, self.target)
 
 
 def search_for(effort: int, target: float | None = None, waves: bool = False) -> Search:
@@ -230,7 +191,7 @@ def search_for(effort: int, target: float | None = None, waves: bool = False) ->
     Raises:
         ConfigError: effort is below 1, or the target is not in [0, 1].
     """
-    _within("a search", 1, 10**6, effort=effort)
+    within("a search", 1, 10**6, effort=effort)
     if effort == 1:
         return Sample()
     if target is None and not waves:
@@ -238,7 +199,33 @@ def search_for(effort: int, target: float | None = None, waves: bool = False) ->
     return Adaptive(effort, min(4, effort), target)
 
 
-class _Run:
+def followed(
+    news: Iterator[Progress | Ranking], told: Callable[[Progress], None] | None, streams: bool
+) -> Generator[Codes, None, Ranking]:
+    """Yield codes as a search commits them, and then the rest of the best; return the ranking.
+
+    Args:
+        told: is given the progress. streams: whether somebody listens meanwhile; if not, nothing is yielded,
+            and nothing is either where a search commits nothing.
+
+    Raises:
+        EngineError: there was no ranking.
+    """
+    given = 0
+    for one in news:
+        if isinstance(one, Ranking):
+            if given:
+                yield one.judged[0].candidate.codes[given:]
+            return one
+        if told:
+            told(one)
+        if streams and one.committed:
+            given += len(one.committed)
+            yield one.committed
+    raise EngineError("Searching: the strategy ended without a ranking. Correct the strategy.")
+
+
+class Run:
     """A search under way: the one way to draw, to judge and to end, and what was spent."""
 
     def __init__(self, job: Job, means: Means, deadline_s: float | None) -> None:
@@ -247,12 +234,17 @@ class _Run:
         self.drafts = dict[str, float]()
         self.best: float | None = None
         self.generate_s, self.judge_s, self._slowest_s = 0.0, 0.0, 0.0
-        self._wave_began = time.perf_counter()
-        self._end = self._wave_began + (math.inf if deadline_s is None else deadline_s)
+        self._wave_began = self.means.clock()
+        self._limit_s = math.inf if deadline_s is None else deadline_s
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of drawing and judging; not those in which the caller handled what he was told."""
+        return self.generate_s + self.judge_s
 
     def draw(self, asks: Sequence[tuple[Ids, SamplingParams]]) -> Drawing[list[Beams]]:
         """Return the generations of requests that share the engine; begins a wave."""
-        self._wave_began = time.perf_counter()
+        self._wave_began = self.means.clock()
         requests: list[Request] = []
         try:
             for prompt, params in asks:
@@ -267,14 +259,14 @@ class _Run:
         finally:
             for request in requests:
                 request.cancel()
-            self.generate_s += time.perf_counter() - self._wave_began
+            self.generate_s += self.means.clock() - self._wave_began
 
     def judge(self, judge: Judge, drawn: Beams, above: float | None = None) -> list[Judged]:
         """Return the verdicts of what was drawn, `above` a value only the best's is sure; ends a wave."""
-        began, made = time.perf_counter(), [self._candidate(one) for one in drawn]
+        began, made = self.means.clock(), [self._candidate(one) for one in drawn]
         judged = judge.judge(made) if above is None else judge.choose(made, above)
-        self.judge_s += time.perf_counter() - began
-        self._slowest_s = max(self._slowest_s, time.perf_counter() - self._wave_began)
+        self.judge_s += self.means.clock() - began
+        self._slowest_s = max(self._slowest_s, self.means.clock() - self._wave_began)
         return judged
 
     def _candidate(self, made: Generation) -> Candidate:
@@ -283,19 +275,24 @@ class _Run:
 
     def late(self) -> bool:
         """Tell whether another wave would end after the deadline."""
-        return time.perf_counter() + self._slowest_s > self._end
+        return self.spent_s + self._slowest_s > self._limit_s
 
-    def progress(self) -> Progress:
-        return Progress(self.count, self.total, self.best)
+    def progress(self, committed: Sequence[int] = ()) -> Progress:
+        """Return how far it is, and the codes of ids that are committed with it."""
+        return Progress(self.count, self.total, self.best, self.means.codes(list(committed)))
 
-    def ranking(self, judged: Sequence[Judged], stop: str) -> Ranking:
-        _need_verdict(judged)
+    def ranking(
+        self, judged: Sequence[Judged], stop: str, pace: Mapping[str, float] | None = None
+    ) -> Ranking:
+        """Return how it ended; ScorerError if there is no verdict."""
+        need_verdict(judged)
         order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
         ranked = tuple(judged[i] for i in order)
-        return Ranking(ranked, self.tokens, stop, self.generate_s, self.judge_s, order, self.drafts)
+        spent = self.tokens, stop, self.generate_s, self.judge_s
+        return Ranking(ranked, *spent, order, self.drafts, pace or dict[str, float]())
 
 
-def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:
+def _waves(run: Run, waves: Sequence[SamplingParams], target: float | None) -> Iterator[Progress | Ranking]:
     run.total = sum(params.n for params in waves)
     found, stop = list[Judged](), f"all {run.total} candidates were drawn"
     for params in waves:
@@ -304,9 +301,9 @@ def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> 
             break
         (drawn,) = yield from run.draw([(run.job.prompt, params)])
         found += run.judge(run.means.judge, drawn, run.best or 0.0)
-        run.count, run.best = len(found), _best(found)
+        run.count, run.best = len(found), best_of(found)
         yield run.progress()
-        if len(_missed(found[-max(params.n, 2) :])) > 1:  # one alone may be the fault of the candidate
+        if len(missed(found[-max(params.n, 2) :])) > 1:  # one alone may be the fault of the candidate
             stop = f"no verdict: a scorer failed after {len(found)} of {run.total} candidates were drawn"
             break
         if target is not None and run.best is not None and run.best >= target:
@@ -315,77 +312,8 @@ def _waves(run: _Run, waves: Sequence[SamplingParams], target: float | None) -> 
     yield run.ranking(found, stop)
 
 
-def _beams(run: _Run, search: BeamSearch, n: int | None) -> Iterator[Progress | Ranking]:
-    """Grow beams, complete those still live by n candidates in all (None: one each), judge and rank."""
-    codes_per_s, longest = run.means.codes_per_s, run.job.params.max_tokens
-    step = max(1, round(search.step_s * codes_per_s))
-    limit = longest if search.until_s is None else min(longest, max(1, round(search.until_s * codes_per_s)))
-    run.total = math.ceil(limit / step) * search.width * search.branch + (n or search.width)
-    live, ended = yield from _grow(run, search, limit, step)
-    length, wanted, stop = len(live[0].ids) if live else 0, n or len(live), "all beams ended"
-    if live:
-        stop = f"beams were completed after {length / codes_per_s:.1f} s"
-    elif n:  # what is left of the last beams is their end: only a fresh start gives others
-        live, stop = [Generation([], "partial")], "all beams ended and others were drawn from the start"
-    if live and run.late():
-        stop = f"deadline: beams were {length / codes_per_s:.1f} s long"
-        wanted = 0 if n is None and any(beam.finish == "stop" for beam in ended) else 1
-    used = min(wanted, len(live))
-    shares = [wanted // used + (i < wanted % used) for i in range(used)]
-    skip = search.width * search.branch  # with their numbers, beams that ended would end again
-    completed = yield from _continued(run, live[:used], shares, longest - length, skip)
-    judged = run.judge(run.means.judge, _distinct([*ended, *completed]), 0.0)
-    run.count, run.best = run.count + len(completed), _best(judged)
-    yield run.progress()
-    yield run.ranking(judged, stop)
-
-
-def _grow(run: _Run, search: BeamSearch, limit: int, step: int) -> Drawing[tuple[Beams, Beams]]:
-    """Return the beams still live after `limit` codes, best first, and those that ended and may be judged."""
-    live, ended = [Generation([], "partial")], list[Generation]()
-    for length in range(0, limit, step):
-        if not live or (length and run.late()):
-            break
-        shares = [search.branch if length else search.width * search.branch] * len(live)
-        fresh = _distinct((yield from _continued(run, live, shares, min(step, limit - length))))
-        judged = run.judge(search.process, fresh)
-        if _missed(judged) and any(beam.finish == "stop" for beam in ended):
-            break  # the judge of the run may know better, and there is something for it
-        _need_verdict(judged)
-        order = [fresh[i] for i in sorted(range(len(fresh)), key=lambda i: place(judged[i]))]
-        live = [beam for beam in order if beam.finish == "partial"][: search.width]
-        ended += [beam for beam in order if beam.finish != "partial"][: search.width]
-        run.count, run.best = run.count + sum(shares), _best(judged)
-        yield run.progress()
-    return live, ended
-
-
-def _continued(run: _Run, beams: Beams, shares: list[int], length: int, skip: int = 0) -> Drawing[Beams]:
-    """Return `shares` continuations of each beam by at most `length` ids, without the first `skip`."""
-    params, asks, first = run.job.params, list[tuple[Ids, SamplingParams]](), run.job.params.first + skip
-    for beam, share in zip(beams, shares, strict=True):
-        least = min(max(params.min_tokens - len(beam.ids), 0), length)
-        changed = replace(params, n=share, first=first, min_tokens=least, max_tokens=length)
-        asks.append((run.job.prompt + beam.ids, changed))
-        first += share
-    drawn = yield from run.draw(asks)
-    pairs = [(beam, more) for beam, made in zip(beams, drawn, strict=True) for more in made]
-    return [_joined(beam, more, length, params.max_tokens) for beam, more in pairs]
-
-
-def _joined(beam: Generation, more: Generation, length: int, longest: int) -> Generation:
-    ids, logprobs = beam.ids + more.ids, [*(beam.logprobs or ()), *(more.logprobs or ())]
-    # An engine that had no room for the whole step has truly ended.
-    paused = more.finish == "length" and len(more.ids) == length and len(ids) < longest
-    return Generation(ids, "partial" if paused else more.finish, logprobs)
-
-
-def _distinct(beams: Beams) -> Beams:
-    """Return the beams without repeated ones."""
-    return list({(tuple(beam.ids), beam.finish): beam for beam in beams}.values())
-
-
-def _best(judged: Sequence[Judged]) -> float | None:
+def best_of(judged: Sequence[Judged]) -> float | None:
+    """Return the highest value of those that were scored."""
     return max((one.score.value for one in judged if one.status == "scored" and one.score), default=None)
 
 
@@ -396,19 +324,21 @@ def place(judged: Judged) -> tuple[int, float, bool, bool]:
     return status, -value, not made.codes, made.finish not in ("stop", "partial")
 
 
-def _missed(judged: Sequence[Judged]) -> list[str]:
+def missed(judged: Sequence[Judged]) -> list[str]:
     """Return why there are candidates without a verdict, if all but bad ones are."""
     known = any(one.status in ("scored", "outdone") for one in judged)
     return [] if known else [one.reason for one in judged if one.status == "unjudged"]
 
 
-def _need_verdict(judged: Sequence[Judged]) -> None:
-    if missed := _missed(judged):  # a bad one must not win by default
-        found = f"none was scored, and {len(missed)} got no verdict, the first for this reason: {missed[0]}"
+def need_verdict(judged: Sequence[Judged]) -> None:
+    """Raise ScorerError if all but bad ones have no verdict."""
+    if reasons := missed(judged):  # a bad one must not win by default
+        found = f"none was scored, and {len(reasons)} got no verdict, the first for this reason: {reasons[0]}"
         raise ScorerError(f"Judging {len(judged)} candidates: {found} Mend or replace the scorer.")
 
 
-def _within(made: str, low: float, high: float, **numbers: float | None) -> None:
+def within(made: str, low: float, high: float, **numbers: float | None) -> None:
+    """Raise ConfigError for a number that is out of range; None is not looked at."""
     for name, number in numbers.items():
         if number is not None and not low <= number <= high:
             raise ConfigError(f"Making {made}: {name} is {number}. Set it to one from {low:g} to {high:g}.")

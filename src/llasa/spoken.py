@@ -43,6 +43,8 @@ class Spoken:
             return (*found, f"{place}: no speech came ({finish}).")
         if self.ranking and self.ranking.judged[0].status == "bad":
             found.append(f"{place}: no candidate passed ({self.ranking.judged[0].reason}).")
+        if self.ranking and (unsure := self.ranking.pace.get("blocks_unsure")):
+            found.append(f"{place}: no candidate passed in {unsure:.0f} of its blocks.")
         return (*found, *([f"{place}: ended by {_ENDS[finish]}."] if finish in _ENDS else []))
 
 

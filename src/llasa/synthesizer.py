@@ -4,24 +4,28 @@ It must not know files of sound, command lines or the inside of any part.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import Unpack
 
 from llasa.bundle import Bundle, Options, load_bundle
-from llasa.core import Audio, Candidate, Generation, Utterance, Voice
+from llasa.core import Audio, Candidate, Codes, Generation, Utterance, Voice
 from llasa.engines.base import Request
-from llasa.errors import ConfigError, EngineError
-from llasa.flow import Flow
+from llasa.errors import ConfigError
+from llasa.flow import FIRST_LOOK_AHEAD, Drawn, Part, flowing, heard
 from llasa.jobs import Ready, codes_per_s, ready
 from llasa.judge import Judge, build_judge
 from llasa.manifest import Sampling
 from llasa.receipt import Receipt, receipt_of
-from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, read_recipe, with_witness
-from llasa.search import Job, Means, Ranking
-from llasa.spoken import Spoken, concatenated, voiced
+from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, build_streaming, read_recipe, with_witness
+from llasa.search import Job, Means, Ranking, followed
+from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated, voiced
+from llasa.stream import LOOK_AHEAD
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
 from llasa.voice import load as load_voice
@@ -89,17 +93,20 @@ class Synthesizer:
         """Return an iterator over the speech of a text, piece by piece, with the pauses between segments.
 
         With effort 1 they come while they are drawn, decoded in windows: as long as the sound of `say`, and
-        near to it (`stream.decode_stream`). Else a piece is a segment, searched for while the caller handles
-        the last one. Arguments and errors as for `say`; what can be refused is refused before this returns.
+        near to it (`stream.decode_stream`). Else as the search commits them (`Effort.streaming`), or
+        segment by segment where it does not. A machine that is late draws fewer candidates, and a seed then
+        gives another sound. Arguments and errors as for `say`; what can be refused is refused at once.
 
         Args:
-            told: is given each segment once it is said.
+            told: is given each segment once it is said, with the sound that was given.
         """
-        if effort != 1:
-            spoken = self.speak(text, voice, seed, effort, language, **sampling)
-            return voiced(_telling(spoken, told) if told else spoken)
-        segments, jobs = self._jobs(text, voice, seed, language, sampling)
-        return Flow(self.bundle, segments, jobs, told or _warn).sounds()
+        segments, jobs, chosen = self._asked(text, voice, seed, effort, language, sampling)
+        parts = (
+            self._searched(segments, jobs, chosen, streams=True)
+            if chosen
+            else Drawn(self.bundle, segments, jobs).parts()
+        )
+        return flowing(parts, told or _warn)
 
     def speak(
         self,
@@ -115,29 +122,28 @@ class Synthesizer:
         A segment that loops, runs into the limit or stays empty is given like any other: see
         `Spoken.warnings`. Arguments and errors as for `stream`.
         """
-        chosen = self._usual(effort) if isinstance(effort, int) and effort != 1 else effort
-        if isinstance(chosen, Effort) and chosen.temperature is not None:
-            sampling = {"temperature": chosen.temperature} | sampling
-        segments, jobs = self._jobs(text, voice, seed, language, sampling)
-        return (
-            self._search(segments, jobs, chosen)
-            if isinstance(chosen, Effort)
-            else self._speak(segments, jobs)
-        )
+        segments, jobs, chosen = self._asked(text, voice, seed, effort, language, sampling)
+        if chosen is None:
+            return self._speak(segments, jobs)
+        return (_ended(part) for part in self._searched(segments, jobs, chosen, streams=False))
 
-    def _jobs(
+    def _asked(
         self,
         text: str,
         voice: VoiceLike | None,
         seed: int,
+        effort: int | Effort,
         language: str | None,
         sampling: Mapping[str, object],
-    ) -> tuple[list[Segment], list[Ready]]:
-        """Return the segments of a text, each made ready."""
+    ) -> tuple[list[Segment], list[Ready], Effort | None]:
+        """Return the segments of a text, each made ready, and how to search for them, None if not at all."""
+        chosen = effort if isinstance(effort, Effort) else None if effort == 1 else self._usual(effort)
+        if chosen is not None and chosen.temperature is not None:
+            sampling = {"temperature": chosen.temperature, **sampling}
         language = language or self.bundle.language(text)
         segments, speaker = segment(text, language=language), self.voice(voice)
         said = (Utterance(str(i), part.text, speaker, language) for i, part in enumerate(segments))
-        return segments, [self._job(utterance, 1, seed, sampling) for utterance in said]
+        return segments, [self._job(utterance, 1, seed, sampling) for utterance in said], chosen
 
     def effort(
         self,
@@ -168,8 +174,10 @@ class Synthesizer:
         judge = judge or build_judge(recipe.judge, self.bundle.parts)
         waves = deadline_s is not None or deadline_x is not None
         search = build_search(recipe, judge, self.bundle.parts, n, target, waves)
-        temperature = recipe.search.temperature
-        return Effort(search, judge, deadline_s, deadline_x, temperature, recipe=recipe)
+        many = recipe.search.n if n is None else n
+        streaming = build_streaming(recipe, judge, self.bundle.parts, many, target)
+        limits = deadline_s, deadline_x, recipe.search.temperature
+        return Effort(search, judge, *limits, recipe=recipe, streaming=streaming)
 
     def _usual(self, n: int) -> Effort:
         """Return the effort of the bundle's own recipe, made once."""
@@ -201,6 +209,8 @@ class Synthesizer:
         """
         first = spoken[0]
         voice = first.candidate.utterance.voice
+        heard_meanwhile = any(one.ranking and one.ranking.pace for one in spoken)
+        search = (effort.streaming if heard_meanwhile else None) or effort.search
         made = {
             "bundle": self.bundle.name,
             "codec": self.bundle.codec.name,
@@ -210,7 +220,7 @@ class Synthesizer:
             "dtype": getattr(self.bundle.engine, "dtype", None),
             "drafts": getattr(self.bundle.engine, "drafts", None),
             "sampling": {key: getattr(first.params, key) for key in ("seed", *Sampling.model_fields)},
-            "search": type(effort.search).__name__,
+            "search": type(search).__name__,
             "recipe": effort.recipe.model_dump(exclude_none=True) if effort.recipe else None,
             "deadline_s": effort.deadline_s,
             "deadline_x": effort.deadline_x,
@@ -242,7 +252,10 @@ class Synthesizer:
 
     def means(self, judge: Judge) -> Means:
         """Return what a search strategy works with."""
-        return Means(self.bundle.engine, judge, self.bundle.prompt.codes, codes_per_s(self.bundle))
+        rate = codes_per_s(self.bundle)
+        silence = math.ceil(EDGE_SILENCE_S * rate)  # it may be the end, of which so much is kept
+        held = FIRST_LOOK_AHEAD + silence, LOOK_AHEAD + silence
+        return Means(self.bundle.engine, judge, self.bundle.prompt.codes, rate, held)
 
     def job(
         self,
@@ -291,27 +304,31 @@ class Synthesizer:
         finally:
             request.cancel()
 
-    def _search(self, segments: Sequence[Segment], jobs: Sequence[Ready], effort: Effort) -> Iterator[Spoken]:
+    def _searched(
+        self, segments: Sequence[Segment], jobs: Sequence[Ready], effort: Effort, streams: bool
+    ) -> Generator[Part]:
+        """Yield segments; where nobody listens meanwhile, what is committed is passed over."""
         means, total_s = self.means(effort.judge), sum(job.expected_s for job in jobs)
         for number, (part, job) in enumerate(zip(segments, jobs, strict=True), 1):
             limit_s = None if effort.deadline_s is None else effort.deadline_s * job.expected_s / total_s
             limit_s = limit_s if effort.deadline_x is None else effort.deadline_x * job.expected_s
-            ranking = self._ranked(job, means, limit_s, effort, number, len(jobs))
-            # Also one that was ruled out before it was decoded.
-            [best] = effort.judge.decode([ranking.judged[0].candidate])
-            spoken = Spoken(part, best, number, len(jobs), job.dropped, ranking.stats, job.params, ranking)
-            _warn(spoken)
-            yield spoken
+            search = (effort.streaming if streams else None) or effort.search
+            told = partial(effort.on_progress, number, len(jobs)) if effort.on_progress else None
+            codes = followed(search.run(job, means, limit_s), told, streams)
+            begun = Candidate(job.utterance, [], "partial")
+            spoken = Spoken(part, begun, number, len(jobs), job.dropped, params=job.params)
+            yield self._found(spoken, codes, effort.judge)
 
-    def _ranked(
-        self, job: Ready, means: Means, limit_s: float | None, effort: Effort, number: int, total: int
-    ) -> Ranking:
-        for news in effort.search.run(job, means, limit_s):
-            if isinstance(news, Ranking):
-                return news
-            if effort.on_progress:
-                effort.on_progress(number, total, news)
-        raise EngineError("Searching: the strategy ended without a ranking. Correct the strategy.")
+    def _found(self, spoken: Spoken, codes: Generator[Codes, None, Ranking], judge: Judge) -> Part:
+        """Yield the sound of a segment that is searched for: what is committed at once, else all last."""
+        voice = spoken.candidate.utterance.voice
+        ranking, sound = yield from heard(self.bundle.codec, voice, codes)
+        best = replace(ranking.judged[0].candidate, audio=sound)
+        if sound is None:  # also of one that was ruled out before it was decoded
+            [best] = judge.decode([ranking.judged[0].candidate])
+            if best.audio is not None:
+                yield best.audio
+        return replace(spoken, candidate=best, stats=ranking.stats, ranking=ranking)
 
     def _spoken(
         self, part: Segment, job: Ready, generations: list[Generation], number: int, total: int
@@ -345,10 +362,14 @@ def load(
     return Synthesizer(load_bundle(name_or_path, device, dtype, words, **options))
 
 
-def _telling(spoken: Iterator[Spoken], told: Callable[[Spoken], None]) -> Iterator[Spoken]:
-    for one in spoken:
-        told(one)
-        yield one
+def _ended(part: Part) -> Spoken:
+    """Return what becomes of a segment that nobody listens to before its end."""
+    try:
+        while True:
+            next(part)
+    except StopIteration as end:
+        _warn(end.value)
+        return end.value
 
 
 def _warn(spoken: Spoken) -> None:

@@ -9,22 +9,12 @@ from typing import cast
 
 import pytest
 
+from llasa.beams import BeamSearch, Committed, Hybrid
 from llasa.core import Judged
 from llasa.errors import EngineError, ScorerError
 from llasa.judge import Judge
 from llasa.scorers.base import Scorer
-from llasa.search import (
-    Adaptive,
-    BeamSearch,
-    BestOfN,
-    Fallback,
-    Hybrid,
-    Means,
-    Progress,
-    Ranking,
-    Sample,
-    Search,
-)
+from llasa.search import Adaptive, BestOfN, Fallback, Means, Progress, Ranking, Sample, Search
 from tests.planted import PlantedCodec, PlantedEngine, oracle, planted_codes, planted_job, planted_means
 
 JOBS = [planted_job(pass_rate=0.4, number=number) for number in range(4)]
@@ -40,6 +30,8 @@ def strategies(process: Scorer) -> dict[str, Search]:
         "fallback": Fallback((0.5, 0.8, 1.0), 0.95),
         "beam": BeamSearch(3, 3, process=judge),
         "beam until": BeamSearch(3, 3, 0.3, 0.8, process=judge),
+        "committed": Committed(5, 3, 0.3, 0.4, process=judge),
+        "committed at once": Committed(4, 2, 0.3, 0.0, process=judge),
         "hybrid": Hybrid(BeamSearch(3, 3, until_s=0.8, process=judge), BestOfN(5)),
     }
 

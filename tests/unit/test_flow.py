@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from llasa.bundle import load_bundle
 from llasa.core import Generation, Ids, SamplingParams
 from llasa.engines.base import Step
 from llasa.errors import EngineError
-from llasa.flow import pieces
+from llasa.flow import pieces, sizes
 from llasa.synthesizer import Synthesizer
 
 LENGTH = 120
@@ -100,10 +101,15 @@ def test_what_a_loop_withdraws_is_not_said_if_it_has_not_been() -> None:
             yield Step(0, [4, 4, 4])
             yield Step(0, [], "loop", rollback=5)
 
-    def given(first: int) -> list[list[int]]:
-        return list(pieces(Looping(0), lambda ids: list(ids), first, 50))
+    def given(first: int, then: int) -> list[list[int]]:
+        return list(pieces(Looping(0), lambda ids: list(ids), chain([first], repeat(then))))
 
-    assert given(3) == [[1, 2, 3]]
-    assert given(4) == [[1, 2, 3, 4, 4, 4]]
-    assert given(50) == [[1]]
-    assert given(1) == [[1, 2, 3], [4, 4, 4]]
+    assert given(3, 6) == [[1, 2, 3]]
+    assert given(4, 8) == [[1, 2, 3, 4, 4, 4]]
+    assert given(50, 50) == [[1]]
+    assert given(1, 2) == [[1, 2, 3], [4, 4, 4]]
+
+
+def test_pieces_grow_while_those_before_are_played() -> None:
+    assert list(islice(sizes(25), 8)) == [18, 15, 23, 34, 51, 76, 80, 80]
+    assert list(islice(sizes(50), 3)) == [25, 20, 30]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llasa.audio import BOOK_FORMATS
+from llasa.beams import BeamSearch
 from llasa.core import Word
 from llasa.errors import ConfigError, InputError
 from llasa.longform.audiobook import bind, check_output
@@ -24,7 +25,7 @@ from llasa.longform.script import CHAPTER_S, TITLE_S, Line, lines_of
 from llasa.longform.subtitles import Cue, subtitles
 from llasa.provenance import provenance
 from llasa.recipe import Effort
-from llasa.search import BeamSearch, BestOfN
+from llasa.search import BestOfN
 from llasa.synthesizer import load
 
 MADE = provenance("starter", "rufus")

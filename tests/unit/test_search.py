@@ -8,23 +8,12 @@ from statistics import fmean
 
 import pytest
 
+from llasa.beams import BeamSearch, Hybrid
 from llasa.core import Candidate, Finish, Ids, Judged, SamplingParams, Score
 from llasa.errors import ConfigError, InputError, ScorerError
 from llasa.judge import Judge, Part, Rubric
 from llasa.scorers.base import LARGE_MODEL, Scorer
-from llasa.search import (
-    Adaptive,
-    BeamSearch,
-    BestOfN,
-    Fallback,
-    Hybrid,
-    Job,
-    Progress,
-    Ranking,
-    Sample,
-    Search,
-    search_for,
-)
+from llasa.search import Adaptive, BestOfN, Fallback, Job, Progress, Ranking, Sample, Search, search_for
 from tests.planted import (
     CODES_PER_S,
     FIRST_ID,

@@ -21,6 +21,7 @@ from fastapi.responses import PlainTextResponse
 from llasa import audio
 from llasa.bundle import load_bundle
 from llasa.core import Audio
+from llasa.errors import EngineError
 from llasa.serve.asked import SpeechRequest
 from llasa.serve.guard import Rules
 from llasa.serve.speaking import Speakers
@@ -196,9 +197,8 @@ def test_what_is_judged_afterwards_streams_as_ever_and_all_candidates_are_told_o
         assert (part["drawn"], part["tried"], part["status"]) == (1, [], "scored") and part["words"]
         told: dict[bool, list[str]] = {}
         for spares in (True, False):
-            one = speakers.begin(
-                SpeechRequest.model_validate({"model": "tts-1", "effort": 4, "seed": 1} | asked), spares
-            )
+            wanted = {"model": "tts-1", "effort": 4, "seed": 1, "stream": not spares} | asked
+            one = speakers.begin(SpeechRequest.model_validate(wanted), spares)
             assert list(one.sounds())
             receipt = one.receipt()
             assert receipt is not None
@@ -207,6 +207,22 @@ def test_what_is_judged_afterwards_streams_as_ever_and_all_candidates_are_told_o
             values = [tried["value"] for tried in segments[0]["tried"]]
             assert max(values) == pytest.approx(segments[0]["value"])
         assert told[False] == ["scored"] * 4 and "outdone" in told[True]
+
+
+@pytest.mark.skipif(not (STARTER / "bundle.toml").is_file(), reason="the starter is not built here")
+def test_what_is_searched_for_streams_and_the_receipt_is_of_what_was_sent() -> None:
+    with speaking(STARTER) as (url, speakers):
+        asked: dict[str, Any] = {"input": "Good morning, everybody.", "effort": 3, "response_format": "pcm"}
+        _, heads, sent = answered(url, **asked, sample_rate=16000)
+        [part] = json.loads(answered(url, heads["link"].split(">")[0][1:])[2])["segments"]
+        assert part["pace"]["blocks"] > 1 and "committed" in part["stop"] and part["words"]
+        assert max(word["end_s"] for word in part["words"] if word["end_s"]) <= len(sent) / 32000
+        one = speakers.begin(SpeechRequest.model_validate({"model": "tts-1"} | asked))
+        sounds = one.sounds()
+        assert len(next(sounds).samples) and not one.spoken
+        one.cut()
+        with pytest.raises(EngineError, match="the client is gone"):
+            list(sounds)
 
 
 def test_who_hangs_up_frees_his_place(tiny_bundle: Path) -> None:

@@ -73,11 +73,11 @@ def test_a_target_and_a_deadline_end_it_early(starter: Synthesizer) -> None:
         assert why in spoken.ranking.stop
 
 
-def test_beam_and_hybrid_by_recipe(starter: Synthesizer, tmp_path: Path) -> None:
+def test_beams_by_recipe(starter: Synthesizer, tmp_path: Path) -> None:
     judge = '[judge]\n[[judge.scorers]]\nname = "wer"\n'
     process = '[process]\n[[process.scorers]]\nname = "timbre"\n'
     shape = "width = 2\nbranch = 2\n"
-    for strategy in ("beam", "hybrid"):
+    for strategy in ("beam", "hybrid", "committed"):
         (tmp_path / "r.toml").write_text(
             f'{judge}{process}[search]\nstrategy = "{strategy}"\n{shape}n = 3\nuntil_s = 0.5\n[x]\ny = 1\n'
         )

@@ -23,7 +23,7 @@ from llasa.cli.model import Chosen
 from llasa.cli.player import Watched
 from llasa.cli.say import say
 from llasa.manifest import Sampling
-from tests.conftest import Ran, clip
+from tests.conftest import STARTER, Ran, clip
 
 Run = Callable[..., Ran]
 SOURCE = Path(__file__).parents[2] / "src"
@@ -259,6 +259,22 @@ def test_plays_while_it_is_made(run: Run, tiny_bundle: Path, tmp_path: Path, mon
     played = np.frombuffer((tmp_path / "played").read_bytes(), "<i2")
     kept, _ = soundfile.read(tmp_path / "llasa.wav", dtype="int16")
     assert np.array_equal(played, kept) and len(kept)
+
+
+@pytest.mark.skipif(not (STARTER / "bundle.toml").is_file(), reason="the starter is not built here")
+def test_what_is_searched_for_plays_meanwhile_and_the_receipt_is_of_what_was_played(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program(tmp_path, "aplay", f"{shutil.which('cat')} > {tmp_path}/played", monkeypatch)
+    asked = ("say", "Good morning, everybody.", "--stream", "--effort", 3, "--receipt", "--json")
+    told = json.loads(run(*asked).out)
+    [part], [stats] = told["receipt"]["segments"], [one["stats"] for one in told["segments"]]
+    assert told["receipt"]["made"]["search"] == "Committed" and "committed in" in part["stop"]
+    assert part["pace"]["blocks"] == stats["blocks"] > 1 and 0 < told["first_audio_s"] < told["elapsed_s"]
+    played = np.frombuffer((tmp_path / "played").read_bytes(), "<i2")
+    assert np.array_equal(played, soundfile.read(tmp_path / "llasa.wav", dtype="int16")[0])
+    times = [word["end_s"] for word in part["words"] if word["end_s"]]
+    assert times and max(times) <= len(played) / told["sample_rate"]
 
 
 @pytest.mark.parametrize(

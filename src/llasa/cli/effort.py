@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 USUAL_EFFORT = 8  # where something has to be searched for and nobody said how hard
 
-EffortOption = Annotated[int | None, typer.Option(help="Candidates a segment: the judge keeps the best.")]
+EffortOption = Annotated[
+    int | None, typer.Option(help="Candidates a segment, or a block of a stream; the best is kept.")
+]
 JudgeOption = Annotated[Path | None, typer.Option(help="TOML with [judge], [search] or both.")]
 TargetOption = Annotated[float | None, typer.Option(help="Stop at a candidate this good, 0 to 1.")]
 DeadlineOption = Annotated[str | None, typer.Option(help="Stop in time: 10s, or 2x the speech's length.")]
@@ -103,7 +105,8 @@ class Wanted:
         if n is None and self.judge is None:
             searches = (self.style, self.target, self.deadline)
             n = 1 if all(wish is None for wish in searches) else USUAL_EFFORT
-        return synthesizer.effort(n, recipe, target=self.target, **self.limits())
+        effort = synthesizer.effort(n, recipe, target=self.target, **self.limits())
+        return effort if self.candidates is None else replace(effort, streaming=None)
 
     def keep(self, spoken: "Sequence[Spoken]", receipt: "Receipt", output: str) -> dict[str, object]:
         """Write what was asked for besides the sound, and return what the report says of it."""

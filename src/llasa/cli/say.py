@@ -46,6 +46,7 @@ EPILOG = examples(
     'llasa say "In my voice." --ref-audio me.wav --ref-text "What I say in it."',
     'llasa say "Calmly." --temperature 0.5 --set top_k=50',
     'llasa say "Every word counts." --effort 8 --receipt',
+    'llasa say "Chosen block by block, while it plays." --stream --effort 4',
     'llasa say "Good enough is enough." --effort 16 --target 0.85 --deadline 2x',
     'llasa say "Let me choose." --effort 8 --candidates tries',
     'llasa say "A bit livelier." --style rate=1.1,pitch_range=wide',
@@ -152,8 +153,13 @@ class _Saying:
     def streamed(self) -> "Iterator[Audio]":
         """Yield the sound while it is made."""
         with nullcontext(1) if self.search is None else shown(self.search) as effort:
-            how = (self.words, self.voice, self.seed, effort, self.language, self.spoken.append)
+            how = (self.words, self.voice, self.seed, effort, self.language, self._told)
             yield from map(self._made.mark, self.synthesizer.stream(*how, **self.sampling))
+
+    def _told(self, one: "Spoken") -> None:
+        self.spoken.append(one)
+        for warning in one.warnings:
+            note(warning)
 
     def whole(self, repair: bool) -> "Iterator[Audio]":
         """Yield the sound once it is made, repaired if that is asked for."""

@@ -95,7 +95,8 @@ class BundleSystem:
         self._named = synthesizer.voice(block.voice)
         self._effort: int | Effort = 1
         if block.effort > 1 or block.judge:
-            self._effort = synthesizer.effort(block.effort, synthesizer.recipe(block.judge))
+            effort = synthesizer.effort(block.effort, synthesizer.recipe(block.judge))
+            self._effort = replace(effort, streaming=None)  # a busy machine must not change the figures
         steering = self._effort.judge.rubric.parts if isinstance(self._effort, Effort) else ()
         listeners = [getattr(part.scorer, "recognizer", None) for part in steering if not part.held_out]
         self.steered_by = tuple(dict.fromkeys(one.name for one in listeners if one is not None))

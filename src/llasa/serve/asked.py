@@ -28,8 +28,9 @@ class SpeechRequest(BaseModel):
     Beyond OpenAI's: `sample_rate` (Hz; pcm is taken to have 24,000), `stream` (false: the whole sound, with
     exact headers), `seed`, `language`, the sampling parameters, a voice for this request alone (`ref_audio`,
     a data URL or Base64, with its words in `ref_text` and its speaker's agreement in `consent`), and what
-    quality may cost: `effort` (candidates a segment), `target` (a value in [0, 1] that ends the search),
-    `deadline` (seconds of search in all) and `judge` (a receipt also of effort 1).
+    quality may cost: `effort` (candidates a segment, or a block of one that streams), `target` (a value in
+    [0, 1] that ends the search), `deadline` (seconds of search in all) and `judge` (a receipt also of effort
+    1).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)

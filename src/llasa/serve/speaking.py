@@ -67,6 +67,10 @@ class OneAtATime:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._judge, name)
 
+    def of_beginnings(self) -> "OneAtATime":
+        """See `Judge.of_beginnings`: as one at a time."""
+        return OneAtATime(self._judge.of_beginnings(), self._lock, self._spares)
+
     def judge(self, candidates: list[Candidate], held_out: bool = False) -> list[Judged]:
         """See `Judge.judge`."""
         with self._lock:
@@ -206,9 +210,11 @@ class Speakers:
         if asked.effort == 1 and not asked.judge:
             return None
         judge: Any = OneAtATime(*self._judge(name), spares)
-        return self.speakers[name].effort(
+        effort = self.speakers[name].effort(
             asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge
         )
+        # A whole answer need not be in time, and who looks at all candidates wants them whole.
+        return effort if asked.streams and spares else replace(effort, streaming=None)
 
     def _judge(self, name: str) -> tuple[Judge, AbstractContextManager[Any]]:
         with self._lock:
