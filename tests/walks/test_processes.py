@@ -67,6 +67,9 @@ report_to = "none"
 """
 
 
+SHARDED = ("--set", "trainer.fsdp=true")
+
+
 @pytest.fixture(autouse=True)
 def given(tiny_bundle: Path, tmp_path: Path) -> None:
     """What is learnt from: prepared rows, and lines."""
@@ -82,10 +85,16 @@ def recipe(folder: Path, text: str, out: str, **values: Any) -> tuple[str, ...]:
     return ("train", "sft" if text is SFT else "grpo", f"{out}.toml")
 
 
+def settings(*values: str) -> tuple[str, ...]:
+    return tuple(part for value in values for part in ("--set", value))
+
+
 def started(folder: Path, words: tuple[str, ...]) -> subprocess.Popen[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "llasa.cli"]
+    module = "tests.sharded" if SHARDED[1] in words else "llasa.cli"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", module]
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     return subprocess.Popen(
-        [*torchrun, *words], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        [*torchrun, *words], cwd=folder, env={**os.environ, **own}, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -154,12 +163,38 @@ def test_two_processes_are_rewarded_as_one(run: Run, tiny_bundle: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("text", "a_process"), [(SFT, 1), (GRPO, 4)], ids=["sft", "grpo"])
-def test_killed_on_two_it_goes_on_on_two(tiny_bundle: Path, tmp_path: Path, text: str, a_process: int):
+def test_sharded_weights_learn_what_whole_ones_do(run: Run, tiny_bundle: Path, tmp_path: Path):
+    """FSDP over two processes: each holds half of every matrix; losses, samples and weights as without it."""
+    words = recipe(tmp_path, SFT, "parts", model=tiny_bundle, steps=4, a_process=1)
+    samples = settings('samples.texts=["the cat"]', "samples.every=4")
+    on_two(tmp_path, (*words, *samples, *SHARDED))
+    state = tmp_path / "parts" / "checkpoints" / "checkpoint-4"
+    assert (state / "pytorch_model_fsdp.bin").is_file()  # by FSDP, not beside it
+    whole = run(*recipe(tmp_path, SFT, "whole", model=tiny_bundle, steps=4, a_process=2), *samples)
+    assert whole.code == 0, whole.err
+    one, two = (tmp_path / "whole", tmp_path / "parts")
+    for key in ("loss", "sample_failures"):
+        assert told(two, key) == pytest.approx(told(one, key), rel=1e-5) != []
+    far, off = moved(one, two, tiny_bundle)
+    assert far > 1e-3 and off < 1e-4 * far
+
+
+ADAM = settings("trainer.optim=adamw_torch", "trainer.learning_rate=1e-3")  # which has a memory to be kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "a_process", "how"),
+    [(SFT, 1, ADAM), (SFT, 1, (*ADAM, *SHARDED)), (GRPO, 4, ADAM)],
+    ids=["sft", "sft sharded", "grpo"],
+)
+def test_killed_on_two_it_goes_on_on_two(
+    tiny_bundle: Path, tmp_path: Path, text: str, a_process: int, how: tuple[str, ...]
+):
     """SIGKILL in the middle: the same command ends with the weights of a run that nothing happened to."""
     given = {"model": tiny_bundle, "steps": 12, "a_process": a_process}
-    on_two(tmp_path, recipe(tmp_path, text, "whole", **given))
-    words = recipe(tmp_path, text, "cut", **given)
+    on_two(tmp_path, (*recipe(tmp_path, text, "whole", **given), *how))
+    words = (*recipe(tmp_path, text, "cut", **given), *how)
     killed(tmp_path, words, tmp_path / "cut")
     on_two(tmp_path, words)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")

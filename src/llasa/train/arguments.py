@@ -1,6 +1,5 @@
 """What TRL's trainers are told: our defaults, a run's own, a recipe's words, and what must not change."""
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 
 from llasa.device import chosen_device, fastest_dtype
 from llasa.errors import ConfigError
-from llasa.train.sft import SHARDED
+from llasa.train.group import sharded
 
 DOING = "Reading [trainer] of the recipe"
 
@@ -30,7 +29,7 @@ def trl_arguments(
     if odd := sorted({*fixed, *refused, "output_dir"} & given.keys()):
         todo = "which follows from out or from how a run is made. Leave it out."
         raise ConfigError(f"{DOING}: found {odd[0]}, {todo}")
-    if any(os.environ.get(name) for name in SHARDED):
+    if sharded(given):
         raise ConfigError(f"{DOING}: weights are sharded, and whole ones are needed. Use DDP or LoRA.")
     device = chosen_device(None)
     own = {
