@@ -30,14 +30,6 @@ class Estimate:
     high: float
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A weighted mean of what could be measured. missing: how many values were no number."""
-
-    value: float
-    missing: int
-
-
 def error_rate(errors: ArrayLike, tokens: ArrayLike, most: float = math.inf) -> float:
     """Return all errors over all tokens to be said: a long sentence counts for more than a short one.
 
@@ -55,24 +47,6 @@ def error_rate(errors: ArrayLike, tokens: ArrayLike, most: float = math.inf) -> 
     if (wanted <= 0).any():
         raise InputError("Counting errors: found a sentence without tokens. Leave it out.")
     return float(np.minimum(np.where(np.isnan(wrong), wanted, wrong), most * wanted).sum() / wanted.sum())
-
-
-def weighted_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Mean:
-    """Return the mean of the values that are numbers, NaN if none is, and how many are not.
-
-    Args:
-        values: [S]. weights: [S], at least 0; all alike if None.
-
-    Raises:
-        InputError: there is no value, a weight is negative, or the two differ in length.
-    """
-    found, shares = _columns("Averaging", values, np.ones(np.size(values)) if weights is None else weights)
-    if (shares < 0).any():
-        raise InputError("Averaging: found a weight below 0. Give weights of at least 0.")
-    known = np.isfinite(found)
-    total = shares[known].sum()
-    mean = float((found[known] * shares[known]).sum() / total) if total else math.nan
-    return Mean(mean, int((~known).sum()))
 
 
 def trend(lengths: ArrayLike, rates: ArrayLike, ends: tuple[float, float] | None = None) -> float:

@@ -41,8 +41,9 @@ def files(folder: Path) -> dict[str, bytes]:
 class Remote:
     """What `ray` offers of itself, done at once in this process; counts what nobody took yet."""
 
-    def __init__(self, cores: int) -> None:
-        self.cores, self.waiting, self.most, self.up = cores, 0, 0, False
+    def __init__(self, cores: int, gpus: int = 0, share: float = 0) -> None:
+        self.found, self.share = {"CPU": cores, "GPU": gpus}, share
+        self.waiting, self.most, self.up = 0, 0, False
 
     def is_initialized(self) -> bool:
         return self.up
@@ -54,10 +55,10 @@ class Remote:
         self.up = False
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.cores}
+        return self.found
 
     def remote(self, **needs: object):
-        assert needs == {"num_cpus": 1, "num_gpus": 0, "max_restarts": -1, "max_task_retries": 3}
+        assert needs == {"num_cpus": 1, "num_gpus": self.share, "max_restarts": -1, "max_task_retries": 3}
         return lambda kind: _Started(self, kind)
 
     def get(self, made: Made) -> Made:
@@ -125,6 +126,14 @@ def own_ray() -> Iterator[Any]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "count", "share"), [(64, 8, 32, 0.25), (12, 8, 8, 1), (4, 0, 4, 0)]
+)
+def test_workers_share_gpus_as_far_as_there_are_cores(cores: int, gpus: int, count: int, share: float):
+    ray = Remote(cores, gpus, share)
+    assert len(cluster._workers(ray, partial(Frail, None), 4)) == count
 
 
 @pytest.mark.slow

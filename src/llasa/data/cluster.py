@@ -17,6 +17,7 @@ from llasa.errors import EngineError, MissingExtra
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 _TRIES = 3  # more of a job whose worker died
+_SHARING = 4  # workers of `prepare` on a GPU, each with a codec of its own
 
 
 def on_ray(load: Callable[[], Codec], options: Options) -> Drive:
@@ -46,11 +47,11 @@ class _Encoder:
 
 def _encoded(load: Callable[[], Codec], options: Options, jobs: Iterator[Job], tick: Tick) -> Iterator[Made]:
     """Yield what became of the jobs, in order; `tick` hears nothing, as whole shards come back."""
-    return in_order("Preparing on Ray", partial(_Encoder, load, options), jobs)
+    return in_order("Preparing on Ray", partial(_Encoder, load, options), jobs, _SHARING)
 
 
 def in_order(
-    doing: str, make: Callable[[], Callable[[Given], Result]], jobs: Iterator[Given]
+    doing: str, make: Callable[[], Callable[[Given], Result]], jobs: Iterator[Given], sharing: int = 1
 ) -> Iterator[Result]:
     """Yield what Ray's workers make of jobs, in the jobs' order.
 
@@ -59,6 +60,7 @@ def in_order(
     Args:
         doing: opens the message of an error.
         make: gives a worker what it calls with each job; must be picklable, and so must jobs and results.
+        sharing: workers on a GPU, at most, and as far as there are cores for them.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -69,7 +71,7 @@ def in_order(
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
-        workers = _workers(ray, make)
+        workers = _workers(ray, make, sharing)
         pending = deque[Any]()
         for number, job in enumerate(jobs):
             # Two jobs a worker: it never waits, and no more is in memory.
@@ -114,10 +116,12 @@ class _Worker(Generic[Given, Result]):
         return self._do(job)
 
 
-def _workers(ray: Any, make: Callable[[], Callable[[Given], Result]]) -> list[Any]:
-    """Start a worker on each GPU, or on each core if there is none."""
+def _workers(ray: Any, make: Callable[[], Callable[[Given], Result]], sharing: int) -> list[Any]:
+    """Start workers on each GPU, or one on each core if there is none."""
     found = ray.cluster_resources()
     gpus, cores = int(found.get("GPU", 0)), int(found.get("CPU", 1))
-    needs = {"num_cpus": 1, "num_gpus": 1 if gpus else 0}
+    # A worker reads on its core and encodes on its GPU in turns: by itself it leaves the GPU waiting.
+    a_gpu = max(1, min(sharing, cores // gpus)) if gpus else 0
+    needs = {"num_cpus": 1, "num_gpus": 1 / a_gpu if gpus else 0}
     worker = ray.remote(**needs, max_restarts=-1, max_task_retries=_TRIES)(_Worker)
-    return [worker.remote(make) for _ in range(gpus or cores)]
+    return [worker.remote(make) for _ in range(gpus * a_gpu or cores)]

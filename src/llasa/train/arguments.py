@@ -2,13 +2,37 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, Field
 
+from llasa import config
 from llasa.device import chosen_device, fastest_dtype
 from llasa.errors import ConfigError
 from llasa.train.group import sharded
+from llasa.train.panel import SamplesBlock
+
+
+class TrlRecipe(BaseModel):
+    """What recipes of TRL's trainers share.
+
+    model: the bundle to start from, a folder or Hub id. codec: of a published model, see `load_bundle`. out:
+    the run's folder. name: of the new bundle. dtype: of the weights that are written. lora: options of peft's
+    `LoraConfig`. trainer: of TRL's own arguments.
+    """
+
+    model_config = config.STRICT
+    model: str
+    codec: str | None = None
+    out: str
+    name: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    seed: int = 0
+    lora: dict[str, Any] | None = None
+    samples: SamplesBlock | None = None
+    trainer: dict[str, Any] = Field(default={})
+
 
 DOING = "Reading [trainer] of the recipe"
 
