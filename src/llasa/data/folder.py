@@ -83,7 +83,7 @@ class Folder:
         """Write down what the folder is made with, or compare with what it was begun with.
 
         Raises:
-            ConfigError: it was begun with something else; says what.
+            ConfigError: it was begun with something else; says what. BundleError: its `run.json` is damaged.
         """
         path, facts = self.path / RUN, json.loads(json.dumps(facts))
         if not path.exists():
