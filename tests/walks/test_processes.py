@@ -167,7 +167,8 @@ def test_sharded_weights_learn_what_whole_ones_do(run: Run, tiny_bundle: Path, t
     """FSDP over two processes: each holds half of every matrix; losses, samples and weights as without it."""
     words = recipe(tmp_path, SFT, "parts", model=tiny_bundle, steps=4, a_process=1)
     samples = settings('samples.texts=["the cat"]', "samples.every=4")
-    on_two(tmp_path, (*words, *samples, *SHARDED))
+    less = settings("trainer.fsdp_config.activation_checkpointing=true")
+    on_two(tmp_path, (*words, *samples, *SHARDED, *less))
     state = tmp_path / "parts" / "checkpoints" / "checkpoint-4"
     assert (state / "pytorch_model_fsdp.bin").is_file()  # by FSDP, not beside it
     whole = run(*recipe(tmp_path, SFT, "whole", model=tiny_bundle, steps=4, a_process=2), *samples)
