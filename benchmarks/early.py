@@ -4,7 +4,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from llasa.bundle import read_manifest, seal
+from llasa.bundle import seal
+from llasa.manifest import read_manifest
 
 
 def main() -> None:

@@ -11,11 +11,12 @@ import platform
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from llasa import config
 from llasa.audio import replace_file
 from llasa.errors import ConfigError
 
@@ -50,7 +51,7 @@ def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False, doin
         raise ConfigError(f"{doing}: the system says: {error.strerror}. {_NAME}") from error
     path = folder / "run.json"
     before = _read(folder, path, doing)
-    changes = _changes(before["facts"], now) if before else []
+    changes = config.differences(before["facts"], now) if before else []
     if changes and not changed_ok:
         raise ConfigError(
             f"{doing}: it was begun with other settings or data.\n"
@@ -80,7 +81,7 @@ def _write(
     path: Path, before: Mapping[str, Any] | None, facts: Mapping[str, Any], changes: list[str]
 ) -> None:
     versions = _versions()
-    if before and (other := _changes(before.get("versions", {}), versions)):
+    if before and (other := config.differences(before.get("versions", {}), versions)):
         _log.warning("'%s' goes on with other versions: %s.", path.parent, "; ".join(other))
     elif before and not changes:
         return
@@ -92,33 +93,6 @@ def _write(
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _changes(old: object, new: object) -> list[str]:
-    """Return one line for each field that differs."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    names = [*before, *(name for name in after if name not in before)]
-    told = [(name, _told(before, name), _told(after, name)) for name in names]
-    return [f"{name}: was {_short(was)}, is {_short(now)}" for name, was, now in told if was != now]
-
-
-def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        for number, inner in enumerate(value):
-            yield from _flat(inner, f"{name}.{number}")
-    else:
-        yield name, value
-
-
-def _told(values: Mapping[str, object], name: str) -> str:
-    return json.dumps(values[name], ensure_ascii=False) if name in values else "not set"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _versions() -> dict[str, str]:

@@ -101,7 +101,7 @@ def measure(setup: Setup, effort: int) -> Speed:
     """Return how fast a bundle speaks at an effort, measured in a fresh process.
 
     Raises:
-        LlasaError: it cannot speak, with what the process said.
+        ConfigError: it cannot speak, with what the process said. EngineError: the process ended.
     """
     asked = json.dumps({"setup": asdict(setup), "effort": effort, "began": time.time()})
     ended = subprocess.run(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import resources
 from os import PathLike, fspath
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import TypedDict, Unpack
 
 from llasa import config
@@ -21,9 +21,21 @@ from llasa.checkpoint import CODECS, check_weights, codebook_size, inferred
 from llasa.codec.base import Codec
 from llasa.engines import Model, load_engine
 from llasa.engines.base import Engine
-from llasa.errors import BundleError, ConfigError
+from llasa.errors import ConfigError
 from llasa.hub import Access, check, fetched, located
-from llasa.manifest import CodecChoice, Manifest, Sampling
+from llasa.manifest import (
+    FORMAT,
+    MANIFEST,
+    CodecChoice,
+    Manifest,
+    Sampling,
+    as_toml,
+    check_default_voice,
+    damaged,
+    hashes,
+    read_manifest,
+    verify,
+)
 from llasa.prompt import Prompt
 from llasa.recognizers import load_recognizer
 from llasa.recognizers.base import Recognizer
@@ -34,15 +46,9 @@ from llasa.text.reading import Reader
 from llasa.text.spelling import spell
 from llasa.text.written import Written, likely_language, tidy, weight
 from llasa.voice import VoiceStore, default_voice_folder
-from llasa.weights import sha256
 
-MANIFEST = "bundle.toml"
-UNSEALED = (MANIFEST, "README.md")  # the model card may be edited
-FORMAT = 1
-TABLES = ("lm", "codec", "phones", "sampling", "recognizers", "files")
 CODEC_FACTS = ("name", "sample_rate", "codebook_size", "hop_length")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
-_AGAIN = "Install or copy the bundle again."
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ class Bundle:
         for key in CODEC_FACTS:
             if getattr(part, key) is not None and getattr(codec, key) != getattr(part, key):
                 expected, found = getattr(part, key), getattr(codec, key)
-                raise _damaged(self.folder, f"expected a codec of {key} {expected}, found {found}")
+                raise damaged(self.folder, f"expected a codec of {key} {expected}, found {found}")
         return codec
 
     @property
@@ -275,7 +281,7 @@ def _manifest(folder: Path, name: str, codec: str | PathLike[str] | None, access
     """Return the manifest of a sealed bundle, or what can be inferred of a published checkpoint."""
     if (folder / MANIFEST).is_file() or not (folder / "config.json").is_file():
         manifest = read_manifest(folder)
-        _verify(folder, manifest)  # its seal says more than the Hub's hashes
+        verify(folder, manifest)  # its seal says more than the Hub's hashes
         if codec is not None:
             raise ConfigError(
                 f"Loading bundle '{folder}': found codec '{codec}', yet it has its own. Leave it out."
@@ -291,24 +297,6 @@ def _manifest(folder: Path, name: str, codec: str | PathLike[str] | None, access
         raise ConfigError(f"Loading the model in '{folder}': {found}. Name one: codec, a folder or a Hub id.")
     source = fspath(codec) if codec is not None else CODECS[size]
     return inferred(folder, called, source, located(source, access))
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Return what `bundle.toml` says, without looking at the other files.
-
-    Raises:
-        BundleError: it is missing, or a key in it is unknown, missing or wrong.
-    """
-    if not (folder / MANIFEST).is_file():
-        found = (
-            f"there is no {MANIFEST} nor config.json in it" if folder.is_dir() else "there is no such folder"
-        )
-        todo = "Name a bundle's or model's folder or a Hub id, or leave it out for the starter"
-        raise BundleError(f"Loading bundle '{folder}': {found}. {todo}.")
-    try:
-        return config.read(folder / MANIFEST, Manifest)
-    except ConfigError as error:
-        raise BundleError(f"{error} {_AGAIN}") from error
 
 
 def seal(folder: str | PathLike[str], settings: Mapping[str, object]) -> Manifest:
@@ -329,13 +317,13 @@ def seal(folder: str | PathLike[str], settings: Mapping[str, object]) -> Manifes
     place = located(choice.source, Access()) if choice.source else folder / choice.path
     codec = _load_codec(choice.kind, place, None)
     described = choice.model_dump() | {key: getattr(codec, key) for key in CODEC_FACTS}
-    known = {"format": FORMAT, "files": _hashes(folder), "codec": described}
+    known = {"format": FORMAT, "files": hashes(folder), "codec": described}
     manifest = config.build(Manifest, {**settings, **known}, doing)
-    _check_default_voice(folder, manifest)
+    check_default_voice(folder, manifest)
     bundle = Bundle(folder, manifest)
     _ = bundle.phonemizer  # loading it is the check
     _check_vocabulary(folder / manifest.lm.path, bundle.prompt)
-    replace_file(folder / MANIFEST, _toml(manifest).encode())
+    replace_file(folder / MANIFEST, as_toml(manifest).encode())
     return manifest
 
 
@@ -353,60 +341,7 @@ def _check_vocabulary(folder: Path, prompt: Prompt) -> None:
     try:
         rows = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, f"expected config.json with a vocab_size, found {error!r}") from error
+        raise damaged(folder, f"expected config.json with a vocab_size, found {error!r}") from error
     if rows < prompt.vocab_size:
         expected = f"expected a model of {prompt.vocab_size} ids, as the tokenizer has"
-        raise _damaged(folder, f"{expected}, found {rows}")
-
-
-def _verify(folder: Path, manifest: Manifest) -> None:
-    for name, expected in manifest.files.items():
-        if not (folder / name).is_file():
-            raise _damaged(folder, f"expected the file {name}, found none")
-        found = _sha256(folder / name)
-        if found != expected:
-            raise _damaged(folder, f"expected {name} with SHA-256 {expected[:12]}, found {found[:12]}")
-    # A model folder is read by what lies in it: a file too many can change what is loaded.
-    heard_by = (spec.partition(":")[2] for spec in manifest.recognizers.values())
-    parts = (manifest.lm.path, manifest.codec.path, manifest.phones.path, *heard_by)
-    for name in sorted(set(_names(folder)) - manifest.files.keys()):
-        if any(PurePosixPath(name).is_relative_to(part) for part in parts):
-            raise _damaged(folder, f"expected only sealed files, found {name}")
-    if manifest.judge is not None and manifest.judge not in manifest.files:
-        raise _damaged(folder, f"expected the judge's recipe in {manifest.judge}, found none")
-    _check_default_voice(folder, manifest)
-
-
-def _check_default_voice(folder: Path, manifest: Manifest) -> None:
-    voice = manifest.default_voice
-    if voice is not None and f"voices/{voice}.safetensors" not in manifest.files:
-        raise _damaged(folder, f"expected the default voice in voices/{voice}.safetensors, found none")
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {name: _sha256(folder / name) for name in _names(folder)}
-
-
-def _names(folder: Path) -> list[str]:
-    """Return the paths of the files to seal, sorted."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return sorted({path.relative_to(folder).as_posix() for path in paths} - set(UNSEALED))
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256([path])
-    except OSError as error:
-        raise _damaged(path.parent, f"reading {path.name}, the system says: {error.strerror}") from error
-
-
-def _damaged(folder: Path, found: str) -> BundleError:
-    return BundleError(f"Loading bundle '{folder}': {found}. {_AGAIN}")
-
-
-def _toml(manifest: Manifest) -> str:
-    values = manifest.model_dump(exclude_none=True)
-    tables = {key: values.pop(key) for key in TABLES}
-    return config.lines(values) + "".join(
-        f"\n[{key}]\n{config.lines(table)}" for key, table in tables.items()
-    )
+        raise damaged(folder, f"{expected}, found {rows}")

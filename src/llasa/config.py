@@ -7,10 +7,10 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
@@ -151,6 +151,33 @@ def unknown(key: str, valid: Sequence[str]) -> str:
     """Return what an error says of a key that nobody knows."""
     near = difflib.get_close_matches(key, valid, n=1)
     return f"unknown key '{key}'. " + (f"Did you mean '{near[0]}'?" if near else f"Keys: {', '.join(valid)}.")
+
+
+def differences(old: object, new: object) -> list[str]:
+    """Return a line for each field that differs between two JSON-able values, named by its keys."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    names = [*before, *(name for name in after if name not in before)]
+    told = [(name, _told(before, name), _told(after, name)) for name in names]
+    return [f"{name}: was {_short(was)}, is {_short(now)}" for name, was, now in told if was != now]
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        for key, inner in cast(dict[str, object], value).items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in cast(list[object], value)):
+        for number, inner in enumerate(cast(list[object], value)):
+            yield from _flat(inner, f"{name}.{number}")
+    else:
+        yield name, value
+
+
+def _told(values: Mapping[str, object], name: str) -> str:
+    return json.dumps(values[name], ensure_ascii=False) if name in values else "not set"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _value(text: str) -> object:

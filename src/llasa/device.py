@@ -1,5 +1,6 @@
 """What the processor is good at, and which of its names a caller may give. Knows no model."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,6 +52,16 @@ def chosen_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
         known = f"{', '.join(DTYPES)}; the native engine also int8 and auto"
         raise ConfigError(f"Choosing the dtype: found '{name}'. Use one of: {known}.")
     return getattr(torch, name)
+
+
+def set_own_threads(count: int) -> None:
+    """Let torch work in so many threads for the calling thread, and in as many as before for all others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    # What was set last holds for threads to come: they get back what they would have had.
+    other = threading.Thread(target=torch.set_num_threads, args=(before,))
+    other.start()
+    other.join()
 
 
 @contextmanager

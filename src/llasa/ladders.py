@@ -98,10 +98,6 @@ class _Row(BaseModel):
     score: float | None = Field(default=None, allow_inf_nan=False)
     rank: float | None = Field(default=None, allow_inf_nan=False)
 
-    @property
-    def is_pair(self) -> bool:
-        return self.better is not None or self.worse is not None
-
 
 _FORMS = (
     'Write {"text", "better", "worse"} with paths of sound files, or {"text", "audio" or "codes", "score" '

@@ -1,13 +1,21 @@
 """What `bundle.toml` may say: the parts of a bundle, how it speaks unless told otherwise, and its seal."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
 from llasa import config
 from llasa.core import SamplingParams
+from llasa.errors import BundleError, ConfigError
 from llasa.text.normalize import LANGUAGES
+from llasa.weights import sha256
+
+MANIFEST = "bundle.toml"
+UNSEALED = (MANIFEST, "README.md")  # the model card may be edited
+FORMAT = 1
+TABLES = ("lm", "codec", "phones", "sampling", "recognizers", "files")
+_AGAIN = "Install or copy the bundle again."
 
 
 def _inside(path: str) -> str:
@@ -117,3 +125,87 @@ class Manifest(BaseModel):
     sampling: Sampling = Sampling()
     recognizers: dict[str, RecognizerSpec] = {}
     files: dict[InnerPath, str]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return what `bundle.toml` says, without looking at the other files.
+
+    Raises:
+        BundleError: it is missing, or a key in it is unknown, missing or wrong.
+    """
+    if not (folder / MANIFEST).is_file():
+        found = (
+            f"there is no {MANIFEST} nor config.json in it" if folder.is_dir() else "there is no such folder"
+        )
+        todo = "Name a bundle's or model's folder or a Hub id, or leave it out for the starter"
+        raise BundleError(f"Loading bundle '{folder}': {found}. {todo}.")
+    try:
+        return config.read(folder / MANIFEST, Manifest)
+    except ConfigError as error:
+        raise BundleError(f"{error} {_AGAIN}") from error
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Hold the files of a bundle against its seal.
+
+    Raises:
+        BundleError: one is missing, changed, or too many; names it.
+    """
+    for name, expected in manifest.files.items():
+        if not (folder / name).is_file():
+            raise damaged(folder, f"expected the file {name}, found none")
+        found = _sha256(folder / name)
+        if found != expected:
+            raise damaged(folder, f"expected {name} with SHA-256 {expected[:12]}, found {found[:12]}")
+    # A model folder is read by what lies in it: a file too many can change what is loaded.
+    heard_by = (spec.partition(":")[2] for spec in manifest.recognizers.values())
+    parts = (manifest.lm.path, manifest.codec.path, manifest.phones.path, *heard_by)
+    for name in sorted(set(_names(folder)) - manifest.files.keys()):
+        if any(PurePosixPath(name).is_relative_to(part) for part in parts):
+            raise damaged(folder, f"expected only sealed files, found {name}")
+    if manifest.judge is not None and manifest.judge not in manifest.files:
+        raise damaged(folder, f"expected the judge's recipe in {manifest.judge}, found none")
+    check_default_voice(folder, manifest)
+
+
+def check_default_voice(folder: Path, manifest: Manifest) -> None:
+    """Refuse a default voice that is not among the files; BundleError."""
+    voice = manifest.default_voice
+    if voice is not None and f"voices/{voice}.safetensors" not in manifest.files:
+        raise damaged(folder, f"expected the default voice in voices/{voice}.safetensors, found none")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a bundle that is sealed, by its path.
+
+    Raises:
+        BundleError: one cannot be read.
+    """
+    return {name: _sha256(folder / name) for name in _names(folder)}
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the paths of the files to seal, sorted."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted({path.relative_to(folder).as_posix() for path in paths} - set(UNSEALED))
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256([path])
+    except OSError as error:
+        raise damaged(path.parent, f"reading {path.name}, the system says: {error.strerror}") from error
+
+
+def damaged(folder: Path, found: str) -> BundleError:
+    """Return the error that says what is wrong with the files of a bundle."""
+    return BundleError(f"Loading bundle '{folder}': {found}. {_AGAIN}")
+
+
+def as_toml(manifest: Manifest) -> str:
+    """Return what `bundle.toml` holds."""
+    values = manifest.model_dump(exclude_none=True)
+    tables = {key: values.pop(key) for key in TABLES}
+    return config.lines(values) + "".join(
+        f"\n[{key}]\n{config.lines(table)}" for key, table in tables.items()
+    )

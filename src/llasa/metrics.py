@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from llasa.errors import InputError
 
@@ -30,14 +30,6 @@ class Estimate:
     high: float
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A weighted mean of what could be measured. missing: how many values were no number."""
-
-    value: float
-    missing: int
-
-
 def error_rate(errors: ArrayLike, tokens: ArrayLike, most: float = math.inf) -> float:
     """Return all errors over all tokens to be said: a long sentence counts for more than a short one.
 
@@ -55,24 +47,6 @@ def error_rate(errors: ArrayLike, tokens: ArrayLike, most: float = math.inf) -> 
     if (wanted <= 0).any():
         raise InputError("Counting errors: found a sentence without tokens. Leave it out.")
     return float(np.minimum(np.where(np.isnan(wrong), wanted, wrong), most * wanted).sum() / wanted.sum())
-
-
-def weighted_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Mean:
-    """Return the mean of the values that are numbers, NaN if none is, and how many are not.
-
-    Args:
-        values: [S]. weights: [S], at least 0; all alike if None.
-
-    Raises:
-        InputError: there is no value, a weight is negative, or the two differ in length.
-    """
-    found, shares = _columns("Averaging", values, np.ones(np.size(values)) if weights is None else weights)
-    if (shares < 0).any():
-        raise InputError("Averaging: found a weight below 0. Give weights of at least 0.")
-    known = np.isfinite(found)
-    total = shares[known].sum()
-    mean = float((found[known] * shares[known]).sum() / total) if total else math.nan
-    return Mean(mean, int((~known).sum()))
 
 
 def trend(lengths: ArrayLike, rates: ArrayLike, ends: tuple[float, float] | None = None) -> float:
@@ -182,7 +156,7 @@ def permutation_test(
     random, owners = np.random.default_rng(seed), _owners(old, groups)
     seen, as_large = abs(statistic(new) - statistic(old)), 0
     for _ in range(draws):
-        swapped = (random.random(owners.max() + 1) < 0.5)[owners][:, None]
+        swapped = (random.random(int(owners.max()) + 1) < 0.5)[owners][:, None]
         change = statistic(np.where(swapped, old, new)) - statistic(np.where(swapped, new, old))
         as_large += abs(change) >= seen - 1e-12
     return (as_large + 1) / (draws + 1)
@@ -191,7 +165,8 @@ def permutation_test(
 def _drawn(table: np.ndarray, groups: Groups | None, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield the places of the rows of each drawn sample."""
     owners = _owners(table, groups)
-    members = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
+    ends = np.cumsum(np.bincount(owners))[:-1]
+    members: list[NDArray[np.intp]] = np.split(np.argsort(owners, kind="stable"), ends)
     random, alone = np.random.default_rng(seed), len(members) == len(table)
     for _ in range(draws):
         chosen = random.integers(0, len(members), len(members))

@@ -70,7 +70,7 @@ def voiced(spoken: Iterable[Spoken]) -> Iterator[Audio]:
 
 def shifts(spoken: Sequence[Spoken]) -> list[float]:
     """Return what to add to a time in each segment's own sound for its time in the joined sound, seconds."""
-    found, at_s = [], 0.0
+    found, at_s = list[float](), 0.0
     for one in spoken:
         if (audio := one.candidate.audio) is None:
             found.append(at_s)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llasa.bundle import Sampling, load_bundle, read_manifest, seal
+from llasa.bundle import load_bundle, seal
 from llasa.core import SamplingParams
 from llasa.errors import BundleError, ConfigError
+from llasa.manifest import Sampling, read_manifest
 
 LM = {"family": "llasa-plain", "text": "phones", "separator": " | ", "max_length": 1024}
 SETTINGS = {"name": "tiny", "default_voice": "ada", "lm": LM, "codec": {"kind": "compact"}}

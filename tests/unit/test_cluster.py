@@ -1,18 +1,22 @@
 """Ray's workers make what this process makes, to the byte."""
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llasa import audio
-from llasa.codec.compact import CompactCodec
 from llasa.core import Clip
 from llasa.data import cluster
 from llasa.data.encode import Job, Made, Options
 from llasa.data.prepare import prepare
-from llasa.errors import MissingExtra
+from llasa.errors import ConfigError, EngineError, MissingExtra
 from tests.listed import Listed, Plain
 from tests.sounds import speechlike
 
@@ -37,8 +41,9 @@ def files(folder: Path) -> dict[str, bytes]:
 class Remote:
     """What `ray` offers of itself, done at once in this process; counts what nobody took yet."""
 
-    def __init__(self, cores: int) -> None:
-        self.cores, self.waiting, self.most, self.up = cores, 0, 0, False
+    def __init__(self, cores: int, gpus: int = 0, share: float = 0) -> None:
+        self.found, self.share = {"CPU": cores, "GPU": gpus}, share
+        self.waiting, self.most, self.up = 0, 0, False
 
     def is_initialized(self) -> bool:
         return self.up
@@ -50,10 +55,10 @@ class Remote:
         self.up = False
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.cores}
+        return self.found
 
     def remote(self, **needs: object):
-        assert needs == {"num_cpus": 1, "num_gpus": 0}
+        assert needs == {"num_cpus": 1, "num_gpus": self.share, "max_restarts": -1, "max_task_retries": 3}
         return lambda kind: _Started(self, kind)
 
     def get(self, made: Made) -> Made:
@@ -99,11 +104,48 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch):
         cluster.on_ray(Plain, OPTIONS)
 
 
+class Frail:
+    """Doubles numbers. 3 ends its process, once for each file in `tries`; without that it is refused."""
+
+    def __init__(self, tries: Path | None = None) -> None:
+        self.tries = tries
+
+    def __call__(self, job: int) -> int:
+        if job == 3 and self.tries is None:
+            raise ConfigError("Doubling 3: found 3. Give another.")
+        if job == 3 and self.tries is not None and (left := list(self.tries.iterdir())):
+            left[0].unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 2 * job
+
+
+@pytest.fixture
+def own_ray() -> Iterator[Any]:
+    """Ray itself, on two cores of this machine."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "count", "share"), [(64, 8, 32, 0.25), (12, 8, 8, 1), (4, 0, 4, 0)]
+)
+def test_workers_share_gpus_as_far_as_there_are_cores(cores: int, gpus: int, count: int, share: float):
+    ray = Remote(cores, gpus, share)
+    assert len(cluster._workers(ray, partial(Frail, None), 4)) == count
+
+
 @pytest.mark.slow
-def test_ray_itself(tmp_path: Path, clips: list[Clip]):
-    pytest.importorskip("ray")
-    codec = CompactCodec.random(0)
-    prepare(Listed(clips), tmp_path / "local", codec, OPTIONS)
-    drive = cluster.on_ray(CompactCodec.random, OPTIONS)
-    prepare(Listed(clips), tmp_path / "ray", codec, OPTIONS, drive=drive)
-    assert files(tmp_path / "local") == files(tmp_path / "ray")
+def test_a_worker_of_ray_that_dies_is_replaced(tmp_path: Path, own_ray: Any):
+    for n in range(6):
+        (tmp_path / str(n)).touch()
+    with pytest.raises(EngineError, match="Doubling: a worker died 4 times at the same job"):
+        list(cluster.in_order("Doubling", partial(Frail, tmp_path), iter(range(8))))
+    assert len(list(tmp_path.iterdir())) == 2  # which two more workers will die of
+    assert list(cluster.in_order("Doubling", partial(Frail, tmp_path), iter(range(8)))) == [*range(0, 16, 2)]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError) as refused:
+        list(cluster.in_order("Doubling", Frail, iter(range(8))))
+    assert str(refused.value) == "Doubling 3: found 3. Give another."
+    assert own_ray.is_initialized()  # Ray that was there stays

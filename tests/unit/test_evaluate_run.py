@@ -109,13 +109,6 @@ def test_ray_gives_the_same_rows(
     assert sounds == sounds_in(whole) and len(sounds) == 6
 
 
-@pytest.mark.slow
-def test_ray_itself(whole: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    list(run(plan(tiny_bundle), tmp_path / "ray", ray=True))
-    assert bare(tmp_path / "ray") == bare(whole)
-
-
 def test_takes_have_other_seeds(tiny_bundle: Path, tmp_path: Path) -> None:
     systems = [{"name": "one", "bundle": str(tiny_bundle), "sampling": {"max_tokens": 40}}]
     list(run(plan(tiny_bundle, systems=systems, sets=[{"lines": 1}], takes=2, seed=5), tmp_path / "out"))

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llasa
-from llasa.bundle import Bundle, load_bundle, read_manifest, seal
+from llasa.bundle import Bundle, load_bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import MARKER, training_facts
 from llasa.export.hf import Changes, _settings, _swap, export_hf
+from llasa.manifest import read_manifest
 
 TEXT = "the cat sat"
 

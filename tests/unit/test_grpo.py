@@ -270,6 +270,7 @@ def test_a_vllm_that_is_not_there_is_named(make):
         ({"trainer__num_generations": 3}, "divisible"),
         ({"trainer__generation_kwargs": {"top_a": 1}}, "generation_kwargs"),
         ({"trainer__output_dir": "elsewhere"}, "output_dir"),
+        ({"trainer__fsdp": True}, "weights are sharded"),
         ({"trainer__learningrate": 1.0}, "learningrate"),
         ({"voices": ["nobody"]}, "nobody"),
         ({"lines": "fine\n\nfine too\n"}, "line 2: it is empty"),

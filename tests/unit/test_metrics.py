@@ -16,7 +16,6 @@ from llasa.metrics import (
     span,
     trend,
     trend_estimate,
-    weighted_mean,
 )
 
 COUNTS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 20)), min_size=1, max_size=30)
@@ -58,16 +57,6 @@ def test_error_rate_lies_between_those_of_its_halves(counts: list[tuple[int, int
 def test_what_is_no_sentence_is_refused(errors: list[int], tokens: list[int]) -> None:
     with pytest.raises(InputError, match="Counting errors"):
         error_rate(errors, tokens)
-
-
-def test_weighted_mean_counts_what_is_missing() -> None:
-    found = weighted_mean([1.0, math.nan, 4.0], [2, 5, 1])
-    assert (found.value, found.missing) == (pytest.approx(2.0), 1)
-    assert weighted_mean([1.0, 3.0]).value == 2.0
-    nothing = weighted_mean([math.nan, math.inf])
-    assert math.isnan(nothing.value) and nothing.missing == 2
-    with pytest.raises(InputError, match="below 0"):
-        weighted_mean([1.0], [-1.0])
 
 
 @given(st.floats(-0.3, 0.5), st.floats(2, 20))

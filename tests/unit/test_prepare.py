@@ -307,8 +307,8 @@ def test_what_was_begun_otherwise_is_refused(tmp_path: Path, clips: list[Clip], 
     rows = {"rows": clips[1:], "text": [replace(clips[0], text="No."), *clips[1:]]}.get(change, clips)
     options = SMALL.model_copy(update={"lufs": -20.0}) if change == "options" else SMALL
     other = Plain("other@1") if change == "codec" else CODEC
-    said = {"options": "lufs was -23.0, now -20.0", "codec": 'now "other@1"', "rows": "rows was 10, now 9"}
-    with pytest.raises(ConfigError, match=said.get(change, "source.digest was")):
+    said = {"options": "lufs: was -23.0, is -20.0", "codec": 'is "other@1"', "rows": "rows: was 10, is 9"}
+    with pytest.raises(ConfigError, match=said.get(change, "source.digest: was")):
         prepare(Listed(rows), tmp_path / "out", other, options, max_rejects=1)
 
 

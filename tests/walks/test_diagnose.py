@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from llasa import audio
-from llasa.bundle import read_manifest, seal
+from llasa.bundle import seal
 from llasa.core import Audio
+from llasa.manifest import read_manifest
 from llasa.recognizers.ctc import CtcRecognizer
 from tests.conftest import STARTER, Ran, build_tiny_bundle, clip
 

@@ -1,11 +1,6 @@
 """`llasa train grpo`: the command from a recipe to a bundle that speaks."""
 
 import json
-import os
-import subprocess
-import sys
-
-import pytest
 
 RECIPE = """
 model = "{model}"
@@ -48,26 +43,3 @@ def test_a_bundle_is_trained_by_rewards_and_speaks(run, tiny_bundle, tmp_path):
     assert spoken.code == 0 and (tmp_path / "out.wav").is_file(), spoken.err
     again = run("train", "grpo", "recipe.toml", "--set", "trainer.learning_rate=0.1")
     assert again.code == 2 and "learning_rate" in again.err
-
-
-@pytest.mark.slow
-def test_two_processes_draw_and_learn_what_one_does(run, tiny_bundle, tmp_path):
-    """Two processes of half a batch and one of a whole one: the same candidates, all of them written down."""
-    (tmp_path / "recipe.toml").write_text(RECIPE.format(model=tiny_bundle), encoding="utf-8")
-    (tmp_path / "lines.txt").write_text("the cat\na hat\n", encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "llasa.cli"]
-    half = ["--set", "trainer.per_device_train_batch_size=4", "--out", "two"]
-    made = subprocess.run(
-        [*torchrun, "train", "grpo", "recipe.toml", *half], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr[-3000:]
-    alone = run("train", "grpo", "recipe.toml", "--out", "one")
-    assert alone.code == 0, alone.err
-    told = []
-    for name in ("one", "two"):
-        lines = (tmp_path / name / "rollouts.jsonl").read_text("utf-8").splitlines()
-        told.append([json.loads(line) for line in lines])
-    keys = ("step", "group", "candidate", "text", "codes", "finish")
-    one, two = ([[row[key] for key in keys] for row in rows] for rows in told)
-    assert len(two) == 16 and one[:8] == two[:8] and [row[:4] for row in one] == [row[:4] for row in two]

@@ -1,14 +1,9 @@
 """`llasa train sft`: the command from prepared folders to a bundle that speaks."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from llasa.bundle import load_bundle
 from llasa.data.shards import Header, Row, save
@@ -18,29 +13,6 @@ FEW = [
     "trainer.max_steps=4", "trainer.save_steps=2", "trainer.eval_steps=2", "trainer.logging_steps=1",
     "rows.tokens=600", "samples.every=4", 'samples.texts=["Good morning."]',
 ]  # fmt: skip
-
-
-SMALL = """
-data = "{data}"
-out = "run"
-dtype = "float32"
-[scratch]
-hidden_size = 64
-num_hidden_layers = 1
-[rows]
-tokens = 600
-[trainer]
-max_steps = 4
-logging_steps = 1
-save_steps = 2
-eval_steps = 2
-optim = "sgd"
-learning_rate = 0.1
-bf16 = false
-[samples]
-texts = ["Hi."]
-every = 4
-"""
 
 
 def settings(*values: str) -> list[str]:
@@ -86,22 +58,3 @@ def test_what_is_wrong_is_told_in_a_line(run, prepared, tmp_path):
     ):
         found = run("train", "sft", RECIPE, *settings(*given), "--out", tmp_path / "run")
         assert found.code == 2 and told in found.err and "Traceback" not in found.err, found.err
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_learns(run, prepared, tmp_path):
-    """Two processes of one batch a step and one of two batches: the same rows, the same weights."""
-    small = tmp_path / "small.toml"
-    small.write_text(SMALL.format(data=prepared), encoding="utf-8")
-    command = ["train", "sft", str(small)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "llasa.cli"]
-    made = subprocess.run(
-        [*torchrun, *command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr[-3000:]
-    alone = run(*command, "--set", "trainer.gradient_accumulation_steps=2", "--out", tmp_path / "one")
-    assert alone.code == 0, alone.err
-    one, other = (load_file(tmp_path / name / "lm" / "model.safetensors") for name in ("one", "two"))
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)

@@ -52,6 +52,7 @@ class Player:
         raise ConfigError(f"Playing: found none of {', '.join(PLAYERS)}. Install one, or leave out --play.")
 
     def push(self, audio: "Audio") -> None:
+        """Play a piece after those before it."""
         from llasa.audio import to_int16
 
         if self._thread is None:
@@ -60,6 +61,7 @@ class Player:
         self._pieces.put(to_int16(audio.samples).tobytes())
 
     def close(self) -> None:
+        """Wait until all is played; ConfigError if the program failed."""
         if self._thread is None:
             return
         self._pieces.put(None)
@@ -100,6 +102,7 @@ class Output:
         self._encoder = None
 
     def push(self, audio: "Audio") -> None:
+        """Write a piece."""
         from llasa.audio import Encoder
 
         if self._encoder is None:
@@ -107,6 +110,7 @@ class Output:
         self._write(self._encoder.push(audio))
 
     def close(self) -> None:
+        """Write what ends the file."""
         if self._encoder is not None:
             self._write(self._encoder.close())
 

@@ -12,10 +12,12 @@ from typing import Any, Generic, TypeVar
 from llasa.codec.base import Codec
 from llasa.data.encode import Job, Made, Options, Tick, encode
 from llasa.data.prepare import Drive
-from llasa.errors import MissingExtra
+from llasa.errors import EngineError, MissingExtra
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
+_TRIES = 3  # more of a job whose worker died
+_SHARING = 4  # workers of `prepare` on a GPU, each with a codec of its own
 
 
 def on_ray(load: Callable[[], Codec], options: Options) -> Drive:
@@ -45,35 +47,39 @@ class _Encoder:
 
 def _encoded(load: Callable[[], Codec], options: Options, jobs: Iterator[Job], tick: Tick) -> Iterator[Made]:
     """Yield what became of the jobs, in order; `tick` hears nothing, as whole shards come back."""
-    return in_order("Preparing on Ray", partial(_Encoder, load, options), jobs)
+    return in_order("Preparing on Ray", partial(_Encoder, load, options), jobs, _SHARING)
 
 
 def in_order(
-    doing: str, make: Callable[[], Callable[[Given], Result]], jobs: Iterator[Given]
+    doing: str, make: Callable[[], Callable[[Given], Result]], jobs: Iterator[Given], sharing: int = 1
 ) -> Iterator[Result]:
     """Yield what Ray's workers make of jobs, in the jobs' order.
+
+    A worker that dies, or whose machine does, is started again, and what it had in hand is done again.
 
     Args:
         doing: opens the message of an error.
         make: gives a worker what it calls with each job; must be picklable, and so must jobs and results.
+        sharing: workers on a GPU, at most, and as far as there are cores for them.
 
     Raises:
         MissingExtra: Ray is not installed.
+        EngineError: a job ended every worker that tried it. What a job raises is raised as it is.
     """
     ray: Any = _ray(doing)
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
-        workers = _workers(ray, make)
+        workers = _workers(ray, make, sharing)
         pending = deque[Any]()
         for number, job in enumerate(jobs):
             # Two jobs a worker: it never waits, and no more is in memory.
             pending.append(workers[number % len(workers)].work.remote(job))
             if len(pending) >= 2 * len(workers):
-                yield ray.get(pending.popleft())
+                yield _result(ray, doing, pending.popleft())
         while pending:
-            yield ray.get(pending.popleft())
+            yield _result(ray, doing, pending.popleft())
     finally:
         if ours:
             ray.shutdown()
@@ -87,19 +93,35 @@ def _ray(doing: str) -> Any:
     return ray
 
 
+def _result(ray: Any, doing: str, pending: Any) -> Any:
+    try:
+        return ray.get(pending)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        found = f"a worker died {1 + _TRIES} times at the same job, which often is a want of memory"
+        todo = "What is done is kept: run the same command again, or leave the job out."
+        raise EngineError(f"{doing}: {found}. {todo} Ray says: {error}") from None
+
+
 class _Worker(Generic[Given, Result]):
     """Does jobs in a process of its own."""
 
     def __init__(self, make: Callable[[], Callable[[Given], Result]]) -> None:
-        self._do = make()
+        self._make, self._do = make, None
 
     def work(self, job: Given) -> Result:
+        # Made by the first job: Ray hides what an actor raises before it.
+        self._do = self._do or self._make()
         return self._do(job)
 
 
-def _workers(ray: Any, make: Callable[[], Callable[[Given], Result]]) -> list[Any]:
-    """Start a worker on each GPU, or on each core if there is none."""
+def _workers(ray: Any, make: Callable[[], Callable[[Given], Result]], sharing: int) -> list[Any]:
+    """Start workers on each GPU, or one on each core if there is none."""
     found = ray.cluster_resources()
     gpus, cores = int(found.get("GPU", 0)), int(found.get("CPU", 1))
-    worker = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_Worker)
-    return [worker.remote(make) for _ in range(gpus or cores)]
+    # A worker reads on its core and encodes on its GPU in turns: by itself it leaves the GPU waiting.
+    a_gpu = max(1, min(sharing, cores // gpus)) if gpus else 0
+    needs = {"num_cpus": 1, "num_gpus": 1 / a_gpu if gpus else 0}
+    worker = ray.remote(**needs, max_restarts=-1, max_task_retries=_TRIES)(_Worker)
+    return [worker.remote(make) for _ in range(gpus * a_gpu or cores)]

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from llasa import config
 from llasa.audio import replace_file
 from llasa.data import index, shards
 from llasa.data.index import Split
@@ -82,7 +83,7 @@ class Folder:
         """Write down what the folder is made with, or compare with what it was begun with.
 
         Raises:
-            ConfigError: it was begun with something else; says what.
+            ConfigError: it was begun with something else; says what. BundleError: its `run.json` is damaged.
         """
         path, facts = self.path / RUN, json.loads(json.dumps(facts))
         if not path.exists():
@@ -93,7 +94,7 @@ class Folder:
             was = cast(dict[str, Any], json.loads(path.read_bytes()))
         except (OSError, ValueError) as error:
             raise BundleError(f"Reading '{path}': it is damaged ({error}). Start anew.") from error
-        changes = _changes({key: was.get(key) for key in facts}, facts)
+        changes = config.differences({key: was.get(key) for key in facts}, facts)
         if changes:
             todo = "Give the same again, or name an empty folder"
             raise ConfigError(
@@ -179,16 +180,3 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _changes(was: object, now: object, name: str = "") -> list[str]:
-    """Return a line for each value that differs, named by its keys."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping):
-        one, other = cast(Mapping[str, object], was), cast(Mapping[str, object], now)
-        keys = dict.fromkeys((*one, *other))
-        return [
-            line
-            for key in keys
-            for line in _changes(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [] if was == now else [f"{name} was {json.dumps(was)}, now {json.dumps(now)}"]

@@ -23,7 +23,9 @@ class Rows(Protocol):
 
     @property
     def kind(self) -> str: ...
-    def rows(self) -> Iterator[Clip | Coded | Reject]: ...
+    def rows(self) -> Iterator[Clip | Coded | Reject]:
+        """Yield the rows; called more than once."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def cells(path: str, group: int) -> Any:
 
     Raises:
         OSError, ValueError: the file cannot be read. IndexError: it has no such group or column.
+        MissingExtra: pyarrow is not installed.
     """
     try:
         import pyarrow

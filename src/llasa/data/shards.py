@@ -73,7 +73,11 @@ def write(path: Path, rows: Sequence[Row], header: Header) -> str:
 
 
 def packed(rows: Sequence[Row], header: Header) -> bytes:
-    """Return rows as the bytes of a shard. Codes must fit 16 bits, which 65,536 entries do exactly."""
+    """Return rows as the bytes of a shard.
+
+    Raises:
+        InputError: a code is not of the codec, or does not fit 16 bits, which 65,536 entries do exactly.
+    """
     top = min(header.codebook_size, 1 << 16)
     for row in rows:
         if len(row.codes) and not 0 <= min(row.codes) <= max(row.codes) < top:

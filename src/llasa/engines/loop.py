@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from llasa.core import Generation, Ids, SamplingParams
+from llasa.device import set_own_threads
 from llasa.engines.base import Step
 from llasa.engines.head import Head
 from llasa.engines.inflight import Group, LocalRequest, News, Row
@@ -209,12 +210,7 @@ class StepLoop:
     @torch.inference_mode()
     def _run(self) -> None:
         if self._threads is not None:
-            before = torch.get_num_threads()
-            torch.set_num_threads(self._threads)
-            # What was set last holds for threads to come: they get back what they would have had.
-            other = threading.Thread(target=torch.set_num_threads, args=(before,))
-            other.start()
-            other.join()
+            set_own_threads(self._threads)
         while self._has_work():
             try:
                 self._admit()

@@ -139,7 +139,7 @@ def read_drafts(place: Path, model: Any) -> Drafts:
 
 
 def check_trunk(trunk: Any, doing: str) -> None:
-    """Refuse a model that draft modules cannot follow."""
+    """Refuse a model that draft modules cannot follow; BundleError."""
     if not is_llama(trunk):
         found = f"found a model of {type(trunk).__name__}"
         raise BundleError(f"{doing}: {found}. Drafts are layers of a Llama: use a Llama, or no drafts.")

@@ -16,10 +16,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from llasa.bundle import MANIFEST, Bundle, seal
+from llasa.bundle import Bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
-from llasa.manifest import Manifest
+from llasa.manifest import MANIFEST, Manifest
 from llasa.weights import DRAFTS, PICKLES, pickles
 
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from llasa.audio import encode, read, replace_file
-from llasa.bundle import MANIFEST, Bundle
+from llasa.bundle import Bundle
 from llasa.core import Audio, Voice, Word, plain
 from llasa.errors import BundleError, ConfigError, EngineError, InputError, ScorerError
 from llasa.longform.script import Line
+from llasa.manifest import MANIFEST
 from llasa.recipe import Effort
 from llasa.spoken import Spoken, concatenated, voiced
 from llasa.synthesizer import Synthesizer

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from llasa.errors import InputError
 
-MOST_CHARACTERS, MOST_SOUND = 4096, 10 << 20  # bytes, as OpenAI allows for a sample of a voice
+MOST_SOUND = 10 << 20  # bytes, as OpenAI allows for a sample of a voice
 RATE_HZ = 24_000  # what clients play pcm at, without asking
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
 

@@ -80,6 +80,7 @@ class Connection(_Watched, H11Protocol):
         return super()._stuck() or (("head", self.cycle) if waits else None)
 
     def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP in the words of all other refusals, and close."""
         answer = refusal(400, "something that is no HTTP", "Send another request", "no_http")
         with suppress(h11.LocalProtocolError):  # an answer is under way
             heads = [*answer.raw_headers, (b"connection", b"close")]

@@ -7,6 +7,7 @@ def table(entries: str) -> dict[str, str]:
 
 
 def word_set(words: str) -> frozenset[str]:
+    """Return the words of a text that has spaces between them."""
     return frozenset(words.split())
 
 

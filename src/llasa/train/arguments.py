@@ -1,15 +1,38 @@
 """What TRL's trainers are told: our defaults, a run's own, a recipe's words, and what must not change."""
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, Field
 
+from llasa import config
 from llasa.device import chosen_device, fastest_dtype
 from llasa.errors import ConfigError
-from llasa.train.sft import SHARDED
+from llasa.train.group import sharded
+from llasa.train.panel import SamplesBlock
+
+
+class TrlRecipe(BaseModel):
+    """What recipes of TRL's trainers share.
+
+    model: the bundle to start from, a folder or Hub id. codec: of a published model, see `load_bundle`. out:
+    the run's folder. name: of the new bundle. dtype: of the weights that are written. lora: options of peft's
+    `LoraConfig`. trainer: of TRL's own arguments.
+    """
+
+    model_config = config.STRICT
+    model: str
+    codec: str | None = None
+    out: str
+    name: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    seed: int = 0
+    lora: dict[str, Any] | None = None
+    samples: SamplesBlock | None = None
+    trainer: dict[str, Any] = Field(default={})
+
 
 DOING = "Reading [trainer] of the recipe"
 
@@ -30,7 +53,7 @@ def trl_arguments(
     if odd := sorted({*fixed, *refused, "output_dir"} & given.keys()):
         todo = "which follows from out or from how a run is made. Leave it out."
         raise ConfigError(f"{DOING}: found {odd[0]}, {todo}")
-    if any(os.environ.get(name) for name in SHARDED):
+    if sharded(given):
         raise ConfigError(f"{DOING}: weights are sharded, and whole ones are needed. Use DDP or LoRA.")
     device = chosen_device(None)
     own = {

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from llasa import config
 from llasa.audio import replace_file
@@ -24,8 +24,8 @@ from llasa.engines.weights import load_model
 from llasa.errors import ConfigError, MissingExtra
 from llasa.pairs import VOTES, decide, read_pairs
 from llasa.prompt import SPEECH_END
-from llasa.train.arguments import trl_arguments
-from llasa.train.panel import Panel, SamplesBlock, Speaker
+from llasa.train.arguments import TrlRecipe, trl_arguments
+from llasa.train.panel import Panel, Speaker
 from llasa.train.policy import check_head, lora_config, speech_only
 from llasa.train.preference import Preference, Preferences, preferences, split
 from llasa.train.result import write_result
@@ -48,29 +48,16 @@ REFUSED = ("padding_free", "pad_token", "truncation_mode", "dataset_num_proc", "
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-class Dpo(BaseModel):
-    """A recipe of `llasa train dpo`.
+class Dpo(TrlRecipe):
+    """A recipe of `llasa train dpo`; see `TrlRecipe`. trainer: of TRL's `DPOConfig`.
 
-    model: the bundle to start from, a folder or Hub id. codec: of a published model, see `load_bundle`.
     pairs: a folder of `llasa evaluate ab`. votes: files, one a voter; the folder's own if empty.
-    held_out: share of the texts whose pairs are only measured. out: the run's folder. name: of the new
-    bundle. dtype: of the weights that are written. lora: options of peft's `LoraConfig`. trainer: of TRL's
-    `DPOConfig`.
+    held_out: share of the texts whose pairs are only measured.
     """
 
-    model_config = config.STRICT
-    model: str
-    codec: str | None = None
     pairs: str
-    votes: list[str] = []
+    votes: list[str] = Field(default=[])
     held_out: float = Field(default=0.1, ge=0, lt=1)
-    out: str
-    name: str | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    seed: int = 0
-    lora: dict[str, Any] | None = None
-    samples: SamplesBlock | None = None
-    trainer: dict[str, Any] = Field(default={})
 
 
 @dataclass(frozen=True)

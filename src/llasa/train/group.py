@@ -1,7 +1,8 @@
 """The processes that train together, as torchrun started them; alone, every function does next to nothing."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,12 @@ def own_device() -> str | None:
     """Return the name of this process's own GPU among those of its host; None alone or without GPUs."""
     place = os.environ.get("LOCAL_RANK")
     return f"cuda:{place}" if place and torch.cuda.is_available() else None
+
+
+def sharded(trainer: Mapping[str, Any]) -> bool:
+    """Return whether a process is to hold a part of the weights: by a recipe's [trainer], or accelerate's."""
+    asked = [os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() for kind in ("FSDP", "DEEPSPEED")]
+    return bool(trainer.get("fsdp") or trainer.get("deepspeed")) or not {"1", "true"}.isdisjoint(asked)
 
 
 def wait_for_all() -> None:

@@ -10,10 +10,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from llasa import config
 from llasa.begun import start
@@ -27,12 +27,11 @@ from llasa.prompt import SPEECH_END
 from llasa.remote_judge import RemoteBlock, build_remote
 from llasa.synthesizer import Synthesizer
 from llasa.train import reward
-from llasa.train.arguments import trl_arguments
+from llasa.train.arguments import TrlRecipe, trl_arguments
 from llasa.train.board import Board
 from llasa.train.group import own_device
 from llasa.train.guards import GuardBlock, Guards
 from llasa.train.logprobs import share_prompts
-from llasa.train.panel import SamplesBlock
 from llasa.train.policy import check_head, lora_config, speech_only
 from llasa.train.prompts import Prompts, read_texts
 from llasa.train.result import write_result
@@ -64,21 +63,15 @@ REFUSED = (
 _log = logging.getLogger(__name__)
 
 
-class Grpo(BaseModel):
-    """A recipe of `llasa train grpo`.
+class Grpo(TrlRecipe):
+    """A recipe of `llasa train grpo`; see `TrlRecipe`. trainer: of TRL's `GRPOConfig`.
 
-    model: the bundle to start from, a folder or Hub id. codec: of a published model, see `load_bundle`.
     prompts: a file of one text a line, or a prepared folder. language: of the lines; as for any text if None.
     voices: names, drawn at random; the bundle's default voice if None, prompts without a voice if empty.
     remote: services that run the judge. guard: what stops a run and chooses the weights that are kept; the
-    last ones without it. unjudged: share of a step's candidates that may stay without a verdict. out: the
-    run's folder. name: of the new bundle. dtype: of the weights that are written. lora: options of peft's
-    `LoraConfig`. trainer: of TRL's `GRPOConfig`.
+    last ones without it. unjudged: share of a step's candidates that may stay without a verdict.
     """
 
-    model_config = config.STRICT
-    model: str
-    codec: str | None = None
     prompts: str
     language: str | None = None
     voices: list[str] | None = None
@@ -86,13 +79,6 @@ class Grpo(BaseModel):
     remote: RemoteBlock | None = None
     guard: GuardBlock | None = None
     unjudged: float = Field(default=0.05, ge=0, lt=1)
-    out: str
-    name: str | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    seed: int = 0
-    lora: dict[str, Any] | None = None
-    samples: SamplesBlock | None = None
-    trainer: dict[str, Any] = Field(default={})
 
 
 @dataclass(frozen=True)

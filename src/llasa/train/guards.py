@@ -81,7 +81,7 @@ class Guards(TrainerCallback):
         """Measure the start, or take up again what was measured until the step that is gone on from.
 
         Raises:
-            Done: the guards have ended the run before.
+            Done: the guards have ended the run before. ConfigError: what they measured of its start is gone.
         """
         self._take_up(state.global_step)
         if not self.rows and state.global_step:

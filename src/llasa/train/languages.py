@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llasa.bundle import MANIFEST, load_bundle, seal
+from llasa.bundle import load_bundle, seal
 from llasa.engines.weights import load_model
 from llasa.errors import ConfigError
-from llasa.manifest import CodecChoice
+from llasa.manifest import MANIFEST, CodecChoice
 from llasa.prompt import Prompt
 from llasa.text.spelling import SYMBOLS
 from llasa.train.tokenizer import extend_tokenizer

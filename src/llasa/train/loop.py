@@ -49,9 +49,13 @@ class Task(Protocol):
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
 
-    def step(self, index: int) -> Mapping[str, float]: ...
+    def step(self, index: int) -> Mapping[str, float]:
+        """Take step `index`, from 0, and return measures of it."""
+        ...
 
-    def validate(self) -> Mapping[str, float]: ...
+    def validate(self) -> Mapping[str, float]:
+        """Return measures on what is held out; changes nothing."""
+        ...
 
 
 @dataclass(frozen=True)

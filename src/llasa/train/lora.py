@@ -20,7 +20,7 @@ def adapted(model: Any, options: Mapping[str, Any], seed: int, fresh: bool) -> A
 
     Raises:
         ConfigError: peft refuses the options, the head is adapted and not trained whole, or rows that are
-            fresh would stay as they are.
+            fresh would stay as they are. MissingExtra: peft is not installed.
     """
     try:
         from peft import LoraConfig, get_peft_model

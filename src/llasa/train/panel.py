@@ -59,11 +59,12 @@ class Speaker:
         name = block.recognizer or ("bundle" if "bundle" in bundle.manifest.recognizers else None)
         self.rate = ErrorRate(bundle.recognizer(name), bundle.reader) if name else None
 
-    def say(self, model: Any, step: int) -> tuple[dict[str, float], list[Path]]:
-        """Return measures and the sound files of the texts; what fails is counted, not raised."""
+    def say(self, lm: Path, step: int) -> tuple[dict[str, float], list[Path]]:
+        """Return measures and the sound files of the texts; what fails is counted, not raised.
+
+        lm: the folder that the weights were saved in.
+        """
         place = self.folder / f"step-{step}"
-        lm = self.folder / "lm"
-        model.save_pretrained(lm, safe_serialization=True)
         if (lm / "adapter_config.json").is_file():
             adapted, lm = lm, place.with_name("merged")
             shutil.rmtree(lm, ignore_errors=True)
@@ -141,13 +142,14 @@ class Panel(TrainerCallback):
             if self.bar is not None:
                 self.bar.move(state.global_step)
         if self.speaker is not None and state.global_step % self.speaker.block.every == 0:
-            self._speak(state, control, model)
+            self._speak(self.speaker, state, control, model)
 
-    def _speak(self, state: Any, control: Any, model: Any) -> None:
-        if not state.is_world_process_zero or self.speaker is None:
+    def _speak(self, speaker: Speaker, state: Any, control: Any, model: Any) -> None:
+        began, lm = time.monotonic(), speaker.folder / "lm"
+        self.trainer.save_model(str(lm))  # by all processes, as each may hold a part of the weights
+        if not state.is_world_process_zero:
             return
-        began = time.monotonic()
-        measures, paths = self.speaker.say(model, state.global_step)
+        measures, paths = speaker.say(lm, state.global_step)
         told = control.should_log
         self.trainer.log(measures)
         control.should_log = told  # the library takes what it just logged for this step's own log

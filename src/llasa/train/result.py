@@ -18,6 +18,8 @@ from llasa.train.resume import damage
 
 STATES = shutil.ignore_patterns(  # of a checkpoint, what is no weights
     "optimizer.pt",
+    "optimizer.bin",  # this and the next: where weights are sharded
+    "pytorch_model_fsdp.bin",
     "scheduler.pt",
     "rng_state*.pth",
     "trainer_state.json",

@@ -230,7 +230,7 @@ class Callback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell a run that was stopped from one that is done."""
+        """Tell a run that was stopped from one that is done; Interrupted."""
         stopped = bool(group.highest(self._signals.stop)[0])
         self.close()
         if stopped and state.global_step < state.max_steps:

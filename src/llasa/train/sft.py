@@ -27,6 +27,7 @@ from llasa.data.shards import Shards
 from llasa.device import chosen_device, fastest_dtype
 from llasa.errors import ConfigError
 from llasa.train.chat import ChatBlock, chat_rows
+from llasa.train.group import sharded
 from llasa.train.lora import adapted
 from llasa.train.loss import in_chunks
 from llasa.train.panel import Panel, SamplesBlock, Speaker
@@ -38,7 +39,6 @@ from llasa.weights import sha256
 
 Track = Callable[[Sequence[int]], Iterator[int]]
 Tell = Callable[[Report, int], None]
-SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 START = "start"  # folder of what is trained, where that had to be made
 HELD_OUT = 64  # rows whose loss is told, at most
 # Of Llasa's own training (zhenye234/LLaSA_training), but for the rate, which suits fine-tuning a small set.
@@ -240,7 +240,7 @@ class _Run:
         from llasa.engines.weights import load_model
 
         self.model: Any = load_model(self.bundle.folder / self.bundle.manifest.lm.path, torch.float32)
-        if not any(os.environ.get(name) for name in SHARDED):  # a part of it may be all that fits
+        if not sharded(self.recipe.trainer):  # a part of it may be all that fits
             self.model.to(self.args.device)
         return preflight(self.model, self.batches, self.bundle, self.out / "preflight")
 

@@ -15,9 +15,10 @@ import torch
 from pydantic import BaseModel, Field
 
 from llasa import config
-from llasa.bundle import MANIFEST, Bundle, load_bundle, seal
+from llasa.bundle import Bundle, load_bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.hub import Access, fetched, located
+from llasa.manifest import MANIFEST
 from llasa.prompt import Prompt, speech_token
 from llasa.train.languages import add_languages, symbols_of
 from llasa.train.vocabulary import digit_sums, grow

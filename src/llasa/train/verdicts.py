@@ -48,7 +48,7 @@ class Verdicts(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """See `TrainerCallback`."""
+        """Tell a run that ended for want of verdicts from one that is done; ScorerError."""
         if self._failed:
             todo = (
                 "Its update was left out and all is saved. See that the judge works, and run the same command"

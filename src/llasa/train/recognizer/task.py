@@ -114,7 +114,11 @@ class CtcTask:
         return lost / sizes.sum()
 
     def validate(self) -> Mapping[str, float]:
-        """Return token and word error rates on held-out texts, for each corpus that has some."""
+        """Return token and word error rates on held-out texts, for each corpus that has some.
+
+        Raises:
+            InputError: none of them is of use.
+        """
         recognizer, measures = CtcRecognizer(self.model), dict[str, float]()
         for name, corpus in self.corpora.items():
             # Evenly spaced, so that all voices are among them.
