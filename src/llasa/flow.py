@@ -14,7 +14,7 @@ from llasa.errors import EngineError
 from llasa.jobs import Ready, codes_per_s
 from llasa.seams import join
 from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated
-from llasa.stream import decode_stream
+from llasa.stream import behind, decode_stream
 from llasa.text.segment import Segment
 
 # A first piece that is heard soon; while one is played, a longer one is drawn.
@@ -83,10 +83,9 @@ class Flow:
         self._told(self._spoken(segment, job, number, request, given))
 
     def _drawn(self, request: Request) -> Iterator[Codes]:
-        rate = codes_per_s(self._bundle)
-        yield from pieces(
-            request, self._bundle.prompt.codes, math.ceil(FIRST_S * rate), math.ceil(MOST_S * rate)
-        )
+        rate, late = codes_per_s(self._bundle), behind(self._bundle.codec)
+        first, most = math.ceil(FIRST_S * rate), math.ceil(MOST_S * rate)
+        yield from pieces(request, self._bundle.prompt.codes, first, most, late)
         self._submit()
 
     def _spoken(
@@ -102,11 +101,14 @@ class Flow:
             yield self._pauses.popleft()
 
 
-def pieces(request: Request, codes: Callable[[list[int]], Codes], first: int, most: int) -> Iterator[Codes]:
+def pieces(
+    request: Request, codes: Callable[[list[int]], Codes], first: int, most: int, late: int = 0
+) -> Iterator[Codes]:
     """Yield the codes of a request's only candidate, each once; what was given is not withdrawn.
 
     Args:
         codes: of drawn ids. first: codes in the first piece. most: in any; pieces grow up to it.
+        late: codes more in the first piece, as many as its decoder holds back.
 
     Raises:
         EngineError: the engine failed.
@@ -116,8 +118,8 @@ def pieces(request: Request, codes: Callable[[list[int]], Codes], first: int, mo
         # A loop is withdrawn as far as it has not been given.
         del waiting[max(len(waiting) - step.rollback, 0) :]
         waiting += step.ids
-        if len(waiting) >= size:
+        if len(waiting) >= size + late:
             yield codes(waiting)
-            size, waiting = min(size * GROWTH, most), []
+            size, waiting, late = min(size * GROWTH, most), [], 0
     if waiting:
         yield codes(waiting)

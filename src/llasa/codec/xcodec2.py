@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import NeuCodecConfig, NeuCodecModel, Xcodec2Config, Xcodec2Model
 
 from llasa.audio import resample
+from llasa.codec.base import check_codes
 from llasa.codec.batches import alike, mask_of
 from llasa.codec.fbank import SAMPLE_RATE, stacked_features
 from llasa.codec.xcodec2_decoder import Xcodec2Decoder
@@ -169,7 +170,7 @@ class Xcodec2Codec:
         """
         left = list(context or ())
         for row in (left, *codes):
-            self._check_codes(row)
+            check_codes(self, row)
         silence, start = np.zeros(0, np.float32), len(left) * self.hop_length
         sounds = [Audio(silence, self.sample_rate)] * len(codes)
         for group in alike([len(row) and len(left) + len(row) for row in codes], self._decoded_at_once):
@@ -215,14 +216,6 @@ class Xcodec2Codec:
                 "Pass mono sound [T] of at least one sample, without NaN or infinity."
             )
         return resample(Audio(samples, clip.sample_rate), self.input_rate).samples
-
-    def _check_codes(self, row: Codes) -> None:
-        for position, code in enumerate(row):
-            if not 0 <= code < self.codebook_size:
-                raise InputError(
-                    f"Decoding with {self.name}: found code {code} at position {position}, outside "
-                    f"[0, {self.codebook_size}). Pass codes that this codec made."
-                )
 
 
 def _weight_files(folder: Path) -> list[Path]:
