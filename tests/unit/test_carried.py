@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llasa.codec.base import SupportsStreaming
-from llasa.codec.compact import STREAMING, CompactCodec, write
+from llasa.codec.carried import STREAMING
+from llasa.codec.compact import CompactCodec, write
 from llasa.codec.compact_network import CompactConfig
 from llasa.core import Codes
 from llasa.errors import BundleError, InputError

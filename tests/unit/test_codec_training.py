@@ -306,7 +306,7 @@ def test_a_streaming_decoder_is_trained_beside_a_codec_that_stays(tmp_path, fold
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        (['stages.sound.train=["encoder", "decoder"]'], "for codes that there are"),
+        (['stages.sound.train=["encoder", "decoder"]'], "for codes there are"),
         (["ahead=[-1, 2]"], "ahead"),
         (["ahead=[1]"], "ahead"),
         (["ahead=[11, 2]"], "is not from 0 to 10"),

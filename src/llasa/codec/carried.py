@@ -8,10 +8,13 @@ from collections.abc import Callable, Hashable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llasa.codec.base import Codec, check_codes
 from llasa.core import Audio, Codes
 from llasa.device import one_thread
+
+STREAMING = "streaming"  # folder in a codec's folder: the streaming decoder of the same codes
 
 
 class Carried:
@@ -35,6 +38,23 @@ class Carried:
         joined = torch.cat((kept, x, x.new_zeros(x.shape[0], ahead if self.ended else 0, x.shape[2])), 1)
         self._kept[key] = joined[:, max(0, joined.shape[1] - before - ahead) :]
         return joined
+
+
+def surrounded(carried: Carried | None, key: Hashable, x: Tensor, before: int, ahead: int = 0) -> Tensor:
+    """Return frames [B, F, D] with what is around them: of a stream see `Carried.around`, else zeros."""
+    if carried is None:
+        return F.pad(x, (0, 0, before, ahead))
+    return carried.around(key, x, before, ahead)
+
+
+def turned_back(taps: Tensor, ahead: int) -> Tensor:
+    """Return the taps [.., K] of a convolution that sees `ahead` frames, made of one that sees K // 2:
+    those further ahead fall to its last frame, as if what it shows went on.
+    """
+    half = taps.shape[-1] // 2
+    made = F.pad(taps[..., : half + ahead + 1], (half - ahead, 0))
+    made[..., -1] += taps[..., half + ahead + 1 :].sum(-1)
+    return made
 
 
 class CarriedStream:

@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from llasa.audio import resample
 from llasa.codec.base import check_codes
 from llasa.codec.batches import alike, mask_of
-from llasa.codec.carried import CarriedStream
+from llasa.codec.carried import STREAMING, CarriedStream
 from llasa.codec.compact_network import CompactConfig, CompactModel
 from llasa.core import Audio, Codes
 from llasa.device import fastest_dtype, one_thread
 from llasa.errors import BundleError, InputError
 
 PARTS = ("encoder", "decoder", "vocoder")
-STREAMING = "streaming"  # folder in a codec's folder: the causal decoder and vocoder of the same codes
 SCALE = ".scale_of_rows"
 _ALONE = 128  # codes below which several threads would wait for each other longer than they work
 _AT_ONCE = 512  # codes decoded in one batch; more leave the cache

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llasa.codec.carried import Carried
+from llasa.codec.carried import Carried, surrounded, turned_back
 from llasa.codec.istft import added_on, overlap_add, spectrum
 
 _LEAST_ENERGY = 1e-3
@@ -142,12 +142,10 @@ class Conv(nn.Conv1d):
         if self.ahead is None:
             return x, along(self, real(x, mask))
         before = self.kernel_size[0] - 1 - self.ahead
-        if carried is None:
-            return x, along(self, F.pad(real(x, mask), (0, 0, before, self.ahead)))
-        joined = carried.around(self, x, before, self.ahead)
-        count = max(0, joined.shape[1] - before - self.ahead)
-        x = joined[:, before : before + count]
-        return x, along(self, joined) if count else x.new_zeros(*x.shape[:2], self.out_channels)
+        joined = surrounded(carried, self, real(x, mask), before, self.ahead)
+        if carried is not None:
+            x = joined[:, before : max(before, joined.shape[1] - self.ahead)]
+        return x, along(self, joined) if x.shape[1] else x.new_zeros(*x.shape[:2], self.out_channels)
 
 
 class Apart(nn.ConvTranspose1d):
@@ -163,8 +161,7 @@ class Apart(nn.ConvTranspose1d):
         """As `Conv.beside`, of which this needs no frames themselves."""
         if not self.causal:
             return apart(self, real(x, mask))
-        x = F.pad(real(x, mask), (0, 0, 1, 0)) if carried is None else carried.around(self, x, 1)
-        stride = self.stride[0]
+        x, stride = surrounded(carried, self, real(x, mask), 1), self.stride[0]
         return apart(self, x)[:, stride:-stride] if x.shape[1] > 1 else x.new_zeros(1, 0, self.out_channels)
 
 
@@ -369,16 +366,6 @@ def _spent(ahead: int | None, most: Sequence[int]) -> list[int | None]:
     return [min(one, max(0, ahead - sum(most[:n]))) for n, one in enumerate(most)]
 
 
-def _turned_back(weight: Tensor, ahead: int) -> Tensor:
-    """Return the taps of a convolution that sees `ahead` frames to come: those further ahead fall to its last
-    frame, as if what it shows went on.
-    """
-    half = weight.shape[-1] // 2
-    made = F.pad(weight[..., : half + ahead + 1], (half - ahead, 0))
-    made[..., -1] += weight[..., half + ahead + 1 :].sum(-1)
-    return made
-
-
 def _turned_apart(weight: Tensor) -> Tensor:
     """Return the taps of a causal `Apart` for those of one that sees a frame to come."""
     half = weight.shape[-1] // 4
@@ -435,7 +422,7 @@ class CompactModel(nn.Module):
         weights = self.state_dict()
         for name, layer in made.named_modules():
             if isinstance(layer, Conv) and layer.ahead is not None:
-                weights[f"{name}.weight"] = _turned_back(weights[f"{name}.weight"], layer.ahead)
+                weights[f"{name}.weight"] = turned_back(weights[f"{name}.weight"], layer.ahead)
             elif isinstance(layer, Apart):
                 weights[f"{name}.weight"] = _turned_apart(weights[f"{name}.weight"])
         made.load_state_dict(weights)

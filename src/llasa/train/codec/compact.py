@@ -7,7 +7,6 @@ Shapes as in codec/compact_network.py.
 """
 
 import copy
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llasa.codec.compact import PARTS, STREAMING, CompactCodec, write
+from llasa.codec.compact import PARTS, CompactCodec, write
 from llasa.codec.compact_network import CompactConfig, CompactModel, Decoder
 from llasa.config import unknown
 from llasa.device import fastest_dtype
@@ -27,7 +26,7 @@ from llasa.train.codec.critics import Patches, WaveCritics
 from llasa.train.codec.crops import UNKNOWN, Crops, Shape
 from llasa.train.codec.losses import mel_loss, multi_mel_loss, spectral_loss
 from llasa.train.codec.recipe import CompactRecipe, Critics, Stage
-from llasa.train.codec.steps import Adversary, entropy_bits, total, update
+from llasa.train.codec.steps import Adversary, copied, entropy_bits, total, update
 
 HELD_BATCHES = 4
 _PATCH_RATE = 4e-4
@@ -219,10 +218,7 @@ class CompactTrainee:
             self.codec().save(folder)
             return CompactCodec.load(folder)
         assert self.recipe.init  # the recipe was checked
-        folder.mkdir(parents=True)
-        for name in ("config.json", *(f"{part}.safetensors" for part in PARTS)):
-            shutil.copy(Path(self.recipe.init) / name, folder / name)
-        write(self.codec().model, folder / STREAMING, PARTS[1:])
+        write(self.codec().model, copied(self.recipe.init, folder), PARTS[1:])
         causal = CompactCodec.load(folder).causal
         assert causal is not None  # just written
         return causal

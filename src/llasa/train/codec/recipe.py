@@ -184,6 +184,9 @@ class Xcodec2Recipe(Recipe):
     soft_steps: of a fresh model, over which latents go from unrounded to rounded; whiten: normalise what is
     rounded over each batch, without which a fresh encoder falls into one code. perceptual: folder of a
     wav2vec2.
+
+    ahead: makes the streaming decoder of the codec in `init`: codes that it may look ahead. window: codes
+    that its attention sees.
     """
 
     stages: Annotated[list[Xcodec2Stage], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -192,6 +195,8 @@ class Xcodec2Recipe(Recipe):
     perceptual_layers: tuple[int, int] = (10, 22)
     soft_steps: Annotated[int, Field(ge=0)] = 1000
     whiten: bool | None = None
+    ahead: Annotated[int, Field(ge=0, le=3)] | None = None
+    window: Count = 250
 
 
 AnyRecipe = CompactRecipe | Xcodec2Recipe
@@ -240,9 +245,12 @@ def _checked(recipe: Found, doing: str) -> Found:
     for name in ("semantic", "vocoder"):
         if recipe.init and getattr(recipe, name, None):
             raise ConfigError(f"{doing}: found both init and {name}. A codec to start from has its own.")
-    if isinstance(recipe, CompactRecipe) and recipe.ahead and not recipe.init:
+    if getattr(recipe, "ahead", None) is not None and not recipe.init:
         raise ConfigError(f"{doing}: found ahead without init. Name the codec that it is a decoder of.")
     for stage in recipe.stages:
+        if getattr(recipe, "ahead", None) is not None and "encoder" in stage.train:
+            found = f"stage '{stage.name}' trains the encoder, yet a streaming decoder is for codes there are"
+            raise ConfigError(f"{doing}: {found}. Leave it out.")
         if problem := _problem(recipe, stage):
             raise ConfigError(f"{doing}: stage '{stage.name}' {problem}.")
     return recipe
@@ -268,12 +276,9 @@ def _xcodec2_problem(recipe: Xcodec2Recipe, losses: Losses) -> str:
 
 
 def _compact_problem(recipe: Recipe, stage: Stage, losses: Losses) -> str:
-    ahead = getattr(recipe, "ahead", None)
     if losses.semantic or losses.perceptual:
         return "weighs a loss that only X-Codec2 has. Leave out semantic and perceptual"
-    if ahead and "encoder" in stage.train:
-        return "trains the encoder, yet a streaming decoder is for codes that there are. Leave it out"
-    if losses.teacher and not ahead:
+    if losses.teacher and not getattr(recipe, "ahead", None):
         return "weighs teacher without ahead: a streaming decoder alone has one. Leave it out"
     if stage.hears == "mel" and (set(stage.train) != {"vocoder"} or losses.on_codes):
         return 'hears real mel, so it can train the vocoder alone, on the wave. Set hears = "codes"'
