@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llasa.codec.base import SupportsStreaming
-from llasa.codec.carried import STREAMING
+from llasa.codec.base import STREAMING, SupportsStreaming
 from llasa.codec.compact import CompactCodec, write
 from llasa.codec.compact_network import CompactConfig
 from llasa.core import Codes

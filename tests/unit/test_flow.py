@@ -4,14 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llasa.bundle import load_bundle
+from llasa.codec.compact import CompactCodec
 from llasa.core import Generation, Ids, SamplingParams
 from llasa.engines.base import Step
 from llasa.errors import EngineError
 from llasa.flow import pieces
+from llasa.spoken import Spoken
+from llasa.stream import behind
 from llasa.synthesizer import Synthesizer
+from tests.conftest import with_streaming
 
 LENGTH = 120
 
@@ -69,6 +74,24 @@ def test_the_first_piece_is_heard_long_before_the_last_code(tiny_bundle: Path) -
     assert sum(len(piece.samples) for piece in sounds)
 
 
+def test_a_codec_with_a_streaming_decoder_streams_by_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    speaker, engine = tapped(with_streaming(tiny_bundle, tmp_path / "bundle"))
+    codec, spoken = speaker.bundle.codec, list[Spoken]()
+    sounds = speaker.stream("The cat sat.", told=spoken.append)
+    assert len(next(sounds).samples)
+    assert engine.made[0].given == 5 + behind(codec)  # a fifth of a second, and what is held back
+    list(sounds)
+    [one] = spoken
+    context = one.candidate.utterance.voice and one.candidate.utterance.voice.codes
+    assert isinstance(codec, CompactCodec) and codec.causal and one.candidate.audio
+    said = one.candidate.audio.samples
+    [whole] = codec.causal.decode([one.candidate.codes], context)
+    [other] = codec.decode([one.candidate.codes], context)
+    assert len(said) == len(whole.samples) == LENGTH * codec.hop_length
+    error, apart = (float(np.square(said - sound.samples).sum()) for sound in (whole, other))
+    assert 100 * error < apart
+
+
 def test_the_next_segment_is_drawn_once_the_last_one_is(tiny_bundle: Path) -> None:
     speaker, engine = tapped(tiny_bundle)
     counts = [[one.given for one in engine.made] for _ in speaker.stream("The cat sat. It was happy!")]
@@ -107,3 +130,8 @@ def test_what_a_loop_withdraws_is_not_said_if_it_has_not_been() -> None:
     assert given(4) == [[1, 2, 3, 4, 4, 4]]
     assert given(50) == [[1]]
     assert given(1) == [[1, 2, 3], [4, 4, 4]]
+
+
+def test_a_first_piece_is_longer_by_what_a_decoder_holds_back() -> None:
+    given = pieces(Drip(0), lambda ids: list(ids), 5, 40, late=3)
+    assert [len(one) for one in given] == [8, 10, 20, 40, 40, 2]

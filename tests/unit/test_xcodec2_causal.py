@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llasa.codec.carried import STREAMING
+from llasa.codec.base import STREAMING
 from llasa.codec.xcodec2 import Xcodec2Codec
 from llasa.codec.xcodec2_causal import CausalDecoder, Reach, load, made_causal
 from llasa.core import Codes

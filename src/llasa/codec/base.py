@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 from llasa.core import Audio, Codes
 from llasa.errors import InputError
 
+STREAMING = "streaming"  # folder in a codec's folder: its streaming decoder
+
 
 class Codec(Protocol):
     """What a codec must offer.

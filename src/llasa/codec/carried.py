@@ -14,8 +14,6 @@ from llasa.codec.base import Codec, check_codes
 from llasa.core import Audio, Codes
 from llasa.device import one_thread
 
-STREAMING = "streaming"  # folder in a codec's folder: the streaming decoder of the same codes
-
 
 class Carried:
     """The last frames that each layer has seen, for one stream; a layer is known by its key.

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llasa.audio import resample
-from llasa.codec.base import check_codes
+from llasa.codec.base import STREAMING, check_codes
 from llasa.codec.batches import alike, mask_of
-from llasa.codec.carried import STREAMING, CarriedStream
+from llasa.codec.carried import CarriedStream
 from llasa.codec.compact_network import CompactConfig, CompactModel
 from llasa.core import Audio, Codes
 from llasa.device import fastest_dtype, one_thread

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from transformers import NeuCodecConfig, NeuCodecModel, Xcodec2Config, Xcodec2Model
 
 from llasa.audio import resample
-from llasa.codec.base import check_codes
+from llasa.codec.base import STREAMING, check_codes
 from llasa.codec.batches import alike, mask_of
-from llasa.codec.carried import STREAMING, Carried, CarriedStream
+from llasa.codec.carried import Carried, CarriedStream
 from llasa.codec.fbank import SAMPLE_RATE, stacked_features
 from llasa.codec.xcodec2_causal import CausalDecoder
 from llasa.codec.xcodec2_causal import load as load_causal

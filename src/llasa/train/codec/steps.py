@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llasa.codec.carried import STREAMING
+from llasa.codec.base import STREAMING
 from llasa.train.codec.critics import Opinion, apart, features_of, unconvinced
 from llasa.train.codec.losses import matched
 from llasa.train.group import average_gradients
