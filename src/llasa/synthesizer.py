@@ -22,6 +22,7 @@ from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, read_recipe, with_witness
 from llasa.search import Job, Means, Ranking
 from llasa.spoken import Spoken, concatenated, voiced
+from llasa.stream import behind
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
 from llasa.voice import load as load_voice
@@ -45,6 +46,7 @@ class Synthesizer:
     def warm_up(self) -> None:
         """Load every part now, so that the first text does not wait for it."""
         _ = self.bundle.codec, self.bundle.prompt, self.bundle.phonemizer, self.bundle.engine
+        behind(self.bundle.codec)  # its streaming decoder, if it has one
 
     def say(
         self,
@@ -88,9 +90,10 @@ class Synthesizer:
     ) -> Iterator[Audio]:
         """Return an iterator over the speech of a text, piece by piece, with the pauses between segments.
 
-        With effort 1 they come while they are drawn, decoded in windows: as long as the sound of `say`, and
-        near to it (`stream.decode_stream`). Else a piece is a segment, searched for while the caller handles
-        the last one. Arguments and errors as for `say`; what can be refused is refused before this returns.
+        With effort 1 they come while they are drawn, and are of the codes that `say` has: by the codec's
+        streaming decoder, or in windows near to the sound of `say` (`stream.decode_stream`). Else a piece is
+        a segment, searched for while the caller handles the last one. Arguments and errors as for `say`; what
+        can be refused is refused before this returns.
 
         Args:
             told: is given each segment once it is said.
