@@ -53,6 +53,9 @@ sounds="{ path = \"$OUT/speech\" }"
   sounds="$sounds, { path = \"$extra_audio\", kind = \"audio\", weight = 4.0, held_out = 0.1 }"
 train codec codec codec --set "data=[$sounds]"
 
+say "4b streaming decoder of the codec"
+train codec streaming streaming --set "data=[$sounds]" --set "init=\"$codec\""
+
 say "5 codes"
 "$LLASA" prepare "$OUT/speech" "$OUT/codes" --codec "$codec"
 

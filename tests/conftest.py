@@ -1,6 +1,7 @@
 """Shared fixtures: bundles, a spoken-like clip, and a home folder that is not the user's."""
 
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,21 @@ def build_tiny_bundle(folder: Path, seed: int = 0) -> Path:
     lm = {"family": "llasa-plain", "text": "phones", "separator": " | ", "max_length": 1024}
     settings = {"name": "tiny", "default_voice": "ada", "lm": lm, "codec": {"kind": "compact"}}
     bundle.seal(folder, settings)
+    return folder
+
+
+def with_streaming(source: Path, folder: Path) -> Path:
+    """Copy a bundle of the compact codec and seal a streaming decoder, not yet trained, beside its own."""
+    from llasa import bundle
+    from llasa.codec.base import STREAMING
+    from llasa.codec.compact import CompactCodec, write
+
+    shutil.copytree(source, folder)
+    model = CompactCodec.load(folder / "codec").model.causal((1, 2))
+    write(model, folder / "codec" / STREAMING, ("decoder", "vocoder"))
+    settings = tomllib.loads((folder / "bundle.toml").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in settings.items() if key not in ("format", "files")}
+    bundle.seal(folder, kept | {"codec": {"kind": "compact"}})
     return folder
 
 

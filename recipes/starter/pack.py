@@ -31,6 +31,7 @@ TRAIN = "llasa train"
 PARTS = {
     "lm": ("runs/lm/bundle/lm", f"{TRAIN} sft recipes/starter/lm.toml"),
     "codec": ("runs/codec/codec", f"{TRAIN} codec recipes/starter/codec.toml"),
+    "codec/streaming": ("runs/streaming/codec/streaming", f"{TRAIN} codec recipes/starter/streaming.toml"),
     "recognizer": ("runs/recognizer-a/recognizer", f"{TRAIN} recognizer recipes/starter/recognizer-a.toml"),
     "recognizer-b": ("runs/recognizer-b/recognizer", f"{TRAIN} recognizer recipes/starter/recognizer-b.toml"),
     "voices": ("home/voices", "llasa voice add"),

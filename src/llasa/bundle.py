@@ -40,6 +40,7 @@ from llasa.prompt import Prompt
 from llasa.recognizers import load_recognizer
 from llasa.recognizers.base import Recognizer
 from llasa.scorers.base import Parts
+from llasa.stream import behind
 from llasa.text.normalize import language_code, normalize
 from llasa.text.phones import Phonemizer
 from llasa.text.reading import Reader
@@ -316,6 +317,7 @@ def seal(folder: str | PathLike[str], settings: Mapping[str, object]) -> Manifes
     choice = config.build(CodecChoice, settings.get("codec", {}), doing)
     place = located(choice.source, Access()) if choice.source else folder / choice.path
     codec = _load_codec(choice.kind, place, None)
+    behind(codec)  # loading its streaming decoder is the check
     described = choice.model_dump() | {key: getattr(codec, key) for key in CODEC_FACTS}
     known = {"format": FORMAT, "files": hashes(folder), "codec": described}
     manifest = config.build(Manifest, {**settings, **known}, doing)

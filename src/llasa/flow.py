@@ -17,12 +17,11 @@ from llasa.errors import EngineError
 from llasa.jobs import Ready, codes_per_s
 from llasa.seams import join
 from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated
-from llasa.stream import LOOK_AHEAD, decode_stream
+from llasa.stream import FIRST_LOOK_AHEAD, decode_stream, held_back
 from llasa.text.segment import Segment
 
 # Seconds heard of the first piece and, at least, of the second; while one is played, a longer one is drawn.
 FIRST_S, SECOND_S, MOST_S, GROWTH = 0.3, 0.2, 3.2, 1.5
-FIRST_LOOK_AHEAD = 10  # codes
 
 T = TypeVar("T")
 Part = Generator[Audio, None, Spoken]  # the sound of a segment, and what became of it
@@ -106,15 +105,24 @@ class Drawn:
     def _codes(self) -> Generator[Codes, None, Generation]:
         request = self._request
         assert request is not None  # submitted before this segment's turn
-        yield from pieces(request, self._bundle.prompt.codes, sizes(codes_per_s(self._bundle)))
+        yield from pieces(
+            request,
+            self._bundle.prompt.codes,
+            sizes(codes_per_s(self._bundle), held_back(self._bundle.codec)),
+        )
         self._submit()
         return request.result()[0]
 
 
-def sizes(rate: float) -> Iterator[int]:
-    """Yield how many codes to wait for, at `rate` codes a second, before each piece is worth decoding."""
-    yield FIRST_LOOK_AHEAD + math.ceil(FIRST_S * rate)
-    size = LOOK_AHEAD - FIRST_LOOK_AHEAD + SECOND_S * rate
+def sizes(rate: float, held: tuple[int, int]) -> Iterator[int]:
+    """Yield how many codes to wait for before each piece is worth decoding.
+
+    Args:
+        rate: codes a second. held: codes that are held back before the first piece and later.
+    """
+    early, later = held
+    yield early + math.ceil(FIRST_S * rate)
+    size = later - early + SECOND_S * rate
     while True:
         yield math.ceil(min(size, MOST_S * rate))
         size *= GROWTH

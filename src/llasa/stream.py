@@ -1,18 +1,20 @@
 """Codes as they come to audio chunks, without clicks.
 
-Knows codecs by their protocol only, no engine, text or voice. Codecs need not be causal: each chunk is
-decoded between codes already given (left) and codes not yet given (look-ahead). Shapes: N codes, T samples.
+Knows codecs by their protocol only, no engine, text or voice. A codec with a streaming decoder is given each
+code once. Others need not be causal: each chunk is decoded between codes already given (left) and codes not
+yet given (look-ahead). Shapes: N codes, T samples.
 """
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from llasa.codec.base import Codec
+from llasa.codec.base import Codec, DecodeStream, SupportsStreaming
 from llasa.core import Audio, Codes
 from llasa.errors import ConfigError
 
 LEFT, LOOK_AHEAD = 75, 20  # codes; benchmarks/streaming.py tells what they cost and what they change
+FIRST_LOOK_AHEAD = 10  # of speech, whose first piece someone waits for
 
 
 def decode_stream(
@@ -26,10 +28,13 @@ def decode_stream(
     step: int = 1,
     fade_s: float = 0.005,
 ) -> Iterator[Audio]:
-    """Yield the sound of codes while they come.
+    """Yield the sound of codes while they come; joined, it has exactly `N * hop_length` samples.
 
-    Joined, the pieces have exactly `N * hop_length` samples and approach `codec.decode` of all codes; a
-    single chunk gives it exactly. The work is `(left + chunk + look_ahead) / chunk` times that of one decode.
+    A codec's streaming decoder gives the same sound however the codes come, each computed once; it is another
+    decoder than that of `codec.decode`, and needs no windows.
+
+    Without one, pieces approach `codec.decode` of all codes; a single chunk gives it exactly. The work is
+    `(left + chunk + look_ahead) / chunk` times that of one decode.
 
     Args:
         codec: any codec.
@@ -49,10 +54,36 @@ def decode_stream(
     if min(left, look_ahead, at_first, fade_s) < 0 or step < 1:
         found = f"{left=}, {look_ahead=}, {first_look_ahead=}, {step=}, {fade_s=}"
         raise ConfigError(f"Decoding a stream: found {found}. Give step 1 or more, the rest 0 or more.")
-    return _decode_stream(codec, chunks, list(context or []), left, (at_first, look_ahead), step, fade_s)
+    if stream := _streaming(codec, context):
+        return _decoded_once(stream, chunks)
+    return _decode_windows(codec, chunks, list(context or []), left, (at_first, look_ahead), step, fade_s)
 
 
-def _decode_stream(
+def behind(codec: Codec) -> int:
+    """Return how many codes a codec's streaming decoder holds back; 0 where it has none."""
+    stream = _streaming(codec, None)
+    return stream.look_ahead if stream else 0
+
+
+def held_back(codec: Codec) -> tuple[int, int]:
+    """Return how many codes of speech are held back before the first piece, and later."""
+    late = behind(codec)
+    return (late, late) if late else (FIRST_LOOK_AHEAD, LOOK_AHEAD)
+
+
+def _streaming(codec: Codec, context: Codes | None) -> DecodeStream | None:
+    return codec.streaming(context) if isinstance(codec, SupportsStreaming) else None
+
+
+def _decoded_once(stream: DecodeStream, chunks: Iterable[Codes]) -> Iterator[Audio]:
+    for chunk in chunks:
+        if len((sound := stream.push(list(chunk))).samples):
+            yield sound
+    if len((sound := stream.close()).samples):
+        yield sound
+
+
+def _decode_windows(
     codec: Codec,
     chunks: Iterable[Codes],
     history: Codes,

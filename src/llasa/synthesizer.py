@@ -17,7 +17,7 @@ from llasa.bundle import Bundle, Options, load_bundle
 from llasa.core import Audio, Candidate, Codes, Generation, Utterance, Voice
 from llasa.engines.base import Request
 from llasa.errors import ConfigError
-from llasa.flow import FIRST_LOOK_AHEAD, Drawn, Part, flowing, heard
+from llasa.flow import Drawn, Part, flowing, heard
 from llasa.jobs import Ready, codes_per_s, ready
 from llasa.judge import Judge, build_judge
 from llasa.manifest import Sampling
@@ -25,7 +25,7 @@ from llasa.receipt import Receipt, receipt_of
 from llasa.recipe import HELD_OUT, Effort, Recipe, build_search, build_streaming, read_recipe, with_witness
 from llasa.search import Job, Means, Ranking, followed
 from llasa.spoken import EDGE_SILENCE_S, Spoken, concatenated, voiced
-from llasa.stream import LOOK_AHEAD
+from llasa.stream import behind, held_back
 from llasa.text.segment import Segment, segment
 from llasa.voice import check_codec
 from llasa.voice import load as load_voice
@@ -49,6 +49,7 @@ class Synthesizer:
     def warm_up(self) -> None:
         """Load every part now, so that the first text does not wait for it."""
         _ = self.bundle.codec, self.bundle.prompt, self.bundle.phonemizer, self.bundle.engine
+        behind(self.bundle.codec)  # its streaming decoder, if it has one
 
     def say(
         self,
@@ -92,10 +93,11 @@ class Synthesizer:
     ) -> Iterator[Audio]:
         """Return an iterator over the speech of a text, piece by piece, with the pauses between segments.
 
-        With effort 1 they come while they are drawn, decoded in windows: as long as the sound of `say`, and
-        near to it (`stream.decode_stream`). Else as the search commits them (`Effort.streaming`), or
-        segment by segment where it does not. A machine that is late draws fewer candidates, and a seed then
-        gives another sound. Arguments and errors as for `say`; what can be refused is refused at once.
+        With effort 1 they come while they are drawn, and are of the codes that `say` has: by the codec's
+        streaming decoder, or in windows near to the sound of `say` (`stream.decode_stream`). Else as the
+        search commits them (`Effort.streaming`), or segment by segment where it does not. A machine that is
+        late draws fewer candidates, and a seed then gives another sound. Arguments and errors as for `say`;
+        what can be refused is refused at once.
 
         Args:
             told: is given each segment once it is said, with the sound that was given.
@@ -254,7 +256,8 @@ class Synthesizer:
         """Return what a search strategy works with."""
         rate = codes_per_s(self.bundle)
         silence = math.ceil(EDGE_SILENCE_S * rate)  # it may be the end, of which so much is kept
-        held = FIRST_LOOK_AHEAD + silence, LOOK_AHEAD + silence
+        early, later = held_back(self.bundle.codec)
+        held = early + silence, later + silence
         return Means(self.bundle.engine, judge, self.bundle.prompt.codes, rate, held)
 
     def job(

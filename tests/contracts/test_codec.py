@@ -19,17 +19,17 @@ from llasa.core import Audio, Codes
 from llasa.errors import InputError
 
 
-def tiny_xcodec2() -> Xcodec2Model:
+def tiny_xcodec2(width: int = 64) -> Xcodec2Model:
     """Return a random X-Codec2 of 0.6 M parameters whose codes are diverse."""
-    return _tiny(Xcodec2Model, Xcodec2Config)
+    return _tiny(Xcodec2Model, Xcodec2Config, width)
 
 
-def tiny_neucodec() -> NeuCodecModel:
+def tiny_neucodec(width: int = 64) -> NeuCodecModel:
     """Return a random NeuCodec of 0.6 M parameters whose codes are diverse."""
-    return _tiny(NeuCodecModel, NeuCodecConfig)
+    return _tiny(NeuCodecModel, NeuCodecConfig, width)
 
 
-def _tiny(model_class: type, config_class: type) -> Any:
+def _tiny(model_class: type, config_class: type, width: int) -> Any:
     semantic = Wav2Vec2BertConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -38,8 +38,8 @@ def _tiny(model_class: type, config_class: type) -> Any:
         output_hidden_size=32,
     )
     config = config_class(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, head_dim=16, encoder_hidden_size=4, quantization_dim=96,
+        hidden_size=width, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=16, encoder_hidden_size=4, quantization_dim=width + 32,
         semantic_model_config=semantic,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

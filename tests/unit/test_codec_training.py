@@ -267,6 +267,60 @@ def test_a_frozen_encoder_keeps_the_codecs_name(tmp_path, folder):
     )
 
 
+def streaming_recipe(tmp_path: Path, folder: Path) -> tuple[Path, list[str]]:
+    CompactCodec.random(0).save(tmp_path / "first")
+    text = RECIPE[: RECIPE.index("[model]")] + RECIPE[RECIPE.index("[[stages]]") :]
+    told = [f'data.0.path="{folder}"', f'init="{tmp_path / "first"}"', "ahead=[1, 2]"]
+    told += ['stages.tokenizer.train=["decoder"]', "stages.tokenizer.losses={teacher=1.0}"]
+    told += [
+        f"stages.{stage}.{at_once}"
+        for stage in ("tokenizer", "sound")
+        for at_once in ("warmup=0", "hold=1.0")
+    ]
+    return recipe(tmp_path, text), told
+
+
+def test_a_streaming_decoder_is_trained_beside_a_codec_that_stays(tmp_path, folder):
+    path, told = streaming_recipe(tmp_path, folder)
+    run = train(read(path, [*told, f'out="{tmp_path / "out"}"']))
+    made, first = tmp_path / "out" / "codec", tmp_path / "first"
+    for file in first.iterdir():
+        assert (made / file.name).read_bytes() == file.read_bytes()
+    codec = CompactCodec.load(made)
+    assert run and codec.causal and run.codec == codec.name == CompactCodec.load(first).name
+    assert codec.causal.model.config.ahead == (1, 2)
+    assert not (made / "streaming" / "encoder.safetensors").exists()
+    begun = CompactCodec.load(first).model.causal((1, 2))
+    for part in ("decoder", "vocoder"):
+        pairs = zip(
+            begun.get_submodule(part).parameters(),
+            codec.causal.model.get_submodule(part).parameters(),
+            strict=True,
+        )
+        assert any((a - b).abs().max() > 1e-3 for a, b in pairs), part  # more than storing it rounds
+    rows = (tmp_path / "out" / "stages" / "tokenizer" / "metrics.jsonl").read_text(encoding="utf-8")
+    taught = [json.loads(row)["held_teacher"] for row in rows.splitlines()]
+    assert taught[-1] < taught[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (['stages.sound.train=["encoder", "decoder"]'], "for codes there are"),
+        (["ahead=[-1, 2]"], "ahead"),
+        (["ahead=[1]"], "ahead"),
+        (["ahead=[11, 2]"], "is not from 0 to 10"),
+        (["ahead=[6, 2]"], "first layers"),
+        (["init="], "without init"),
+    ],
+)
+def test_a_streaming_decoder_that_cannot_be_is_told_before_it_is_trained(tmp_path, folder, changes, found):
+    path, told = streaming_recipe(tmp_path, folder)
+    with pytest.raises(ConfigError, match=found):
+        train(read(path, [*told, f'out="{tmp_path / "out"}"', *changes]))
+    assert not list((tmp_path / "out").rglob("step-*"))
+
+
 @pytest.mark.parametrize(
     ("setting", "found"),
     [
@@ -280,6 +334,8 @@ def test_a_frozen_encoder_keeps_the_codecs_name(tmp_path, folder):
         ("init=here", "both init and"),
         ("vocoder=3", "vocoder"),
         ("stages.tokenizer.losses.semantic=1.0", "only X-Codec2"),
+        ("stages.tokenizer.losses.teacher=1.0", "without ahead"),
+        ("ahead=[1, 2]", "without init"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_told_why(tmp_path, setting, found):

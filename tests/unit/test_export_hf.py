@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llasa
 from llasa.bundle import Bundle, load_bundle, seal
+from llasa.codec.compact import CompactCodec
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import MARKER, training_facts
 from llasa.export.hf import Changes, _settings, _swap, export_hf
 from llasa.manifest import read_manifest
+from tests.conftest import with_streaming
 
 TEXT = "the cat sat"
 
@@ -152,6 +154,15 @@ def test_one_part_alone(tiny_bundle: Path, tmp_path: Path, parts, expected: set[
     assert expected < set(made.files) and not any("/" in name or name == "bundle.toml" for name in made.files)
     if parts == "lm":
         AutoModelForCausalLM.from_pretrained(made.folder)
+
+
+def test_a_streaming_decoder_goes_along_and_makes_way(tiny_bundle: Path, tmp_path: Path):
+    bundle = load_bundle(with_streaming(tiny_bundle, tmp_path / "bundle"))
+    for parts in ("all", "codec"):
+        for again in (False, True):
+            made = export_hf(bundle, tmp_path / parts, parts=parts, force=again)
+            codec = CompactCodec.load(made.folder / "codec" if parts == "all" else made.folder)
+            assert codec.causal and codec.name == bundle.codec.name
 
 
 def published(tiny_bundle: Path, folder: Path) -> Bundle:

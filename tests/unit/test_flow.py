@@ -5,14 +5,19 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llasa.bundle import load_bundle
+from llasa.codec.compact import CompactCodec
 from llasa.core import Generation, Ids, SamplingParams
 from llasa.engines.base import Step
 from llasa.errors import EngineError
 from llasa.flow import pieces, sizes
+from llasa.spoken import Spoken
+from llasa.stream import held_back
 from llasa.synthesizer import Synthesizer
+from tests.conftest import with_streaming
 
 LENGTH = 120
 
@@ -70,6 +75,24 @@ def test_the_first_piece_is_heard_long_before_the_last_code(tiny_bundle: Path) -
     assert sum(len(piece.samples) for piece in sounds)
 
 
+def test_a_codec_with_a_streaming_decoder_streams_by_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    speaker, engine = tapped(with_streaming(tiny_bundle, tmp_path / "bundle"))
+    codec, spoken = speaker.bundle.codec, list[Spoken]()
+    sounds = speaker.stream("The cat sat.", told=spoken.append)
+    assert len(next(sounds).samples)
+    assert engine.made[0].given == 8 + held_back(codec)[0]  # 0.3 s, and what is held back
+    list(sounds)
+    [one] = spoken
+    context = one.candidate.utterance.voice and one.candidate.utterance.voice.codes
+    assert isinstance(codec, CompactCodec) and codec.causal and one.candidate.audio
+    said = one.candidate.audio.samples
+    [whole] = codec.causal.decode([one.candidate.codes], context)
+    [other] = codec.decode([one.candidate.codes], context)
+    assert len(said) == len(whole.samples) == LENGTH * codec.hop_length
+    error, apart = (float(np.square(said - sound.samples).sum()) for sound in (whole, other))
+    assert 100 * error < apart
+
+
 def test_the_next_segment_is_drawn_once_the_last_one_is(tiny_bundle: Path) -> None:
     speaker, engine = tapped(tiny_bundle)
     counts = [[one.given for one in engine.made] for _ in speaker.stream("The cat sat. It was happy!")]
@@ -111,5 +134,6 @@ def test_what_a_loop_withdraws_is_not_said_if_it_has_not_been() -> None:
 
 
 def test_pieces_grow_while_those_before_are_played() -> None:
-    assert list(islice(sizes(25), 8)) == [18, 15, 23, 34, 51, 76, 80, 80]
-    assert list(islice(sizes(50), 3)) == [25, 20, 30]
+    assert list(islice(sizes(25, (10, 20)), 8)) == [18, 15, 23, 34, 51, 76, 80, 80]
+    assert list(islice(sizes(50, (10, 20)), 3)) == [25, 20, 30]
+    assert list(islice(sizes(25, (3, 3)), 3)) == [11, 5, 8]  # a streaming decoder holds back less

@@ -13,10 +13,12 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Quantizer
 from llasa.codec.xcodec2 import Xcodec2Codec
 from llasa.core import Audio, Clip
 from llasa.errors import BundleError, ConfigError
+from llasa.stream import decode_stream
 from llasa.train.codec.crops import Crops, Piece
 from llasa.train.codec.recipe import Xcodec2Recipe, read
 from llasa.train.codec.rounding import Rounding, wanted_place
 from llasa.train.codec.xcodec2 import Perception, Xcodec2Trainee
+from tests.contracts.test_codec import tiny_xcodec2
 
 RATE = 16000
 RECIPE = """
@@ -127,6 +129,39 @@ def test_a_model_to_start_from_is_given_rounded_latents_from_the_first_step(tmp_
     assert given == [1.0]
     with pytest.raises(ConfigError, match="both init and semantic"):
         read(path, [init, "semantic=w2v"])
+
+
+def test_a_streaming_decoder_learns_beside_a_codec_that_stays(tmp_path, pieces):
+    torch.manual_seed(0)
+    tiny_xcodec2(128).save_pretrained(tmp_path / "first")  # four channels a norm
+    first = Xcodec2Codec.load(tmp_path / "first")
+    path = tmp_path / "more.toml"
+    path.write_text(RECIPE[: RECIPE.index("[model]")] + RECIPE[RECIPE.index("[[stages]]") :], "utf-8")
+    settings = [f'init="{tmp_path / "first"}"', "ahead=2", "window=8"]
+    with pytest.raises(ConfigError, match="for codes there are"):
+        read(path, settings)
+    told = read(path, [*settings, 'stages.main.train=["decoder"]', "stages.main.losses={multi_mel=1.0}"])
+    assert isinstance(told, Xcodec2Recipe)
+    trainee = Xcodec2Trainee(told, torch.device("cpu"))
+    drawn = crops(trainee, pieces)
+    task = trainee.task(told.stages[0], drawn, drawn)
+    before = task.validate()["held_multi_mel"]
+    for step in range(12):
+        task.step(step)
+    assert task.validate()["held_multi_mel"] < 0.9 * before
+    saved = trainee.save(tmp_path / "codec")
+    codec, sound = Xcodec2Codec.load(tmp_path / "codec"), Audio(speech_like(1.0, 9), RATE)
+    [codes] = codec.encode([sound])
+    assert codec.name == first.name and [codes] == first.encode([sound])
+    assert np.array_equal(codec.decode([codes])[0].samples, first.decode([codes])[0].samples)
+    said = np.concatenate([piece.samples for piece in decode_stream(codec, [[code] for code in codes])])
+    np.testing.assert_allclose(
+        said, saved.decode([codes])[0].samples, atol=0.02
+    )  # bfloat16, where it is fast
+    assert np.abs(said - codec.decode([codes])[0].samples).max() > 0.02
+    again = Xcodec2Trainee(told, torch.device("cpu"))
+    assert again.causal and trainee.causal
+    assert not torch.equal(again.causal.native.embed.weight, trainee.causal.native.embed.weight)
 
 
 def spread_of(rank: int, folder: str) -> None:

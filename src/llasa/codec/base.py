@@ -1,9 +1,12 @@
 """The codec contract: sound to codes and back. Knows no language model and no text."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from llasa.core import Audio, Codes
+from llasa.errors import InputError
+
+STREAMING = "streaming"  # folder in a codec's folder: its streaming decoder
 
 
 class Codec(Protocol):
@@ -43,3 +46,42 @@ class Codec(Protocol):
         A clip at another rate may have one code more or less, as its length is rounded to whole samples.
         """
         ...
+
+
+class DecodeStream(Protocol):
+    """Decodes one stream of codes as they come, each once. Not for several threads at a time.
+
+    look_ahead: codes by which its sound is behind, rounded up.
+    """
+
+    look_ahead: int
+
+    def push(self, codes: Codes) -> Audio:
+        """Return the sound that the next codes complete, which may be none.
+
+        Raises InputError for a code outside the codebook.
+        """
+        ...
+
+    def close(self) -> Audio:
+        """Return the rest: with it, all pieces are `hop_length` samples a code."""
+        ...
+
+
+@runtime_checkable
+class SupportsStreaming(Protocol):
+    """A codec that may have a decoder for streams, trained apart from its own, which looks ahead little."""
+
+    def streaming(self, context: Codes | None = None) -> DecodeStream | None:
+        """Return the decoder of a new stream, behind `context` as in `Codec.decode`; None if it has none."""
+        ...
+
+
+def check_codes(codec: Codec, codes: Codes) -> None:
+    """Raise InputError for a code outside the codebook."""
+    for position, code in enumerate(codes):
+        if not 0 <= code < codec.codebook_size:
+            raise InputError(
+                f"Decoding with {codec.name}: found code {code} at position {position}, outside "
+                f"[0, {codec.codebook_size}). Pass codes that this codec made."
+            )

@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llasa.audio import resample
+from llasa.codec.base import STREAMING, check_codes
 from llasa.codec.batches import alike, mask_of
+from llasa.codec.carried import CarriedStream
 from llasa.codec.compact_network import CompactConfig, CompactModel
 from llasa.core import Audio, Codes
 from llasa.device import fastest_dtype, one_thread
@@ -38,14 +40,14 @@ def codec_name(folder: Path) -> str:
     return "compact@" + hashlib.sha256((folder / "encoder.safetensors").read_bytes()).hexdigest()[:12]
 
 
-def packed(weights: Mapping[str, Tensor], smallest: int | None) -> dict[str, Tensor]:
+def packed(weights: Mapping[str, Tensor], smallest: int | None, steps: int = 127) -> dict[str, Tensor]:
     """Return weights in half precision, and those of at least `smallest` entries as int8 with a scale a
-    row.
+    row, from `-steps` to `steps`.
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if smallest is not None and weight.ndim > 1 and weight.numel() >= smallest:
-            scale = (weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True) / 127).clamp(min=1e-12)
+            scale = (weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True) / steps).clamp(min=1e-12)
             tensors[name], tensors[name + SCALE] = (weight / scale).round().to(torch.int8), scale.float()
         else:
             tensors[name] = weight.half() if weight.is_floating_point() else weight
@@ -58,12 +60,47 @@ def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v * tensors[k + SCALE] if k + SCALE in tensors else v for k, v in weights.items()}
 
 
-class CompactCodec:
-    """A `Codec` over `CompactModel`. Length law: n samples become ceil(n / hop_length) codes; not causal."""
+def write(model: CompactModel, folder: Path, parts: Sequence[str]) -> None:
+    """Write `config.json` and the named parts; the encoder in half precision, see `CompactCodec.save`.
 
-    def __init__(self, model: CompactModel, name: str = "compact@untrained") -> None:
+    A streaming decoder's weights are rounded to 6 bits: no measure told the difference, and in a wheel, which
+    is compressed, they take three quarters of the room.
+    """
+    steps = 127 if model.config.ahead is None else 31
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n", encoding="utf-8")
+    for part in parts:
+        weights = model.get_submodule(part).state_dict()
+        smallest = None if part == "encoder" else 4096
+        save_file(packed(weights, smallest, steps), folder / f"{part}.safetensors")
+
+
+def _read(folder: Path, parts: Sequence[str]) -> CompactModel:
+    try:
+        fields: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        model = CompactModel(CompactConfig(**sizes))
+        for part in parts:
+            model.get_submodule(part).load_state_dict(unpacked(load_file(folder / f"{part}.safetensors")))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise BundleError(
+            f"Loading the compact codec from '{folder}': {error}. Reinstall or rebuild the bundle."
+        ) from error
+    return model
+
+
+class CompactCodec:
+    """A `Codec` over `CompactModel`. Length law: n samples become ceil(n / hop_length) codes; not causal.
+
+    causal: the folder of its streaming decoder, read when a stream is opened; None where it has none.
+    """
+
+    def __init__(
+        self, model: CompactModel, name: str = "compact@untrained", causal: Path | None = None
+    ) -> None:
         self.model = model.eval()
         self.name = name
+        self._causal_folder = causal
         self.sample_rate = model.config.sample_rate
         self.codebook_size = model.config.codebook_size
         self.hop_length = model.config.hop_length
@@ -73,23 +110,16 @@ class CompactCodec:
 
     @classmethod
     def load(cls, folder: str | Path) -> "CompactCodec":
-        """Return the codec of a folder with `config.json` and one safetensors file for each of `PARTS`.
+        """Return the codec of a folder with `config.json` and one safetensors file for each of `PARTS`, and
+        maybe a folder `STREAMING`.
 
         Raises:
             BundleError: a file is missing or damaged, or the weights do not fit the config exactly.
         """
         folder = Path(folder)
-        try:
-            fields: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-            model = CompactModel(CompactConfig(**sizes))
-            for part in PARTS:
-                model.get_submodule(part).load_state_dict(unpacked(load_file(folder / f"{part}.safetensors")))
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise BundleError(
-                f"Loading the compact codec from '{folder}': {error}. Reinstall or rebuild the bundle."
-            ) from error
-        return cls(model, codec_name(folder))
+        model = _read(folder, PARTS)
+        causal = folder / STREAMING
+        return cls(model, codec_name(folder), causal if causal.is_dir() else None)
 
     @classmethod
     def random(cls, seed: int = 0, config: CompactConfig | None = None) -> "CompactCodec":
@@ -108,16 +138,38 @@ class CompactCodec:
         The encoder is kept in half precision, for its codes must stay; large matrices of the rest in 8 bits a
         weight. All is read back as float32.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(
-            json.dumps(asdict(self.model.config), indent=1) + "\n", encoding="utf-8"
-        )
-        for part in PARTS:
-            weights = self.model.get_submodule(part).state_dict()
-            save_file(
-                packed(weights, smallest=None if part == "encoder" else 4096), folder / f"{part}.safetensors"
+        write(self.model, Path(folder), PARTS)
+
+    def streaming(self, context: Codes | None = None) -> CarriedStream | None:
+        """See `SupportsStreaming`."""
+        causal = self.causal
+        if causal is None:
+            return None
+        config = causal.model.config
+        heard = list(context or [])[-config.view :]
+        return CarriedStream(causal, causal._decoding.flowing, config.look_ahead, config.trim, heard)
+
+    @cached_property
+    def causal(self) -> "CompactCodec | None":
+        """This codec with its streaming decoder: what it decodes at once is what a stream of it sounds like.
+
+        Raises:
+            BundleError: a file is missing or damaged, or it is no streaming decoder of this codec.
+        """
+        if self._causal_folder is None:
+            return None
+        model = _read(self._causal_folder, PARTS[1:])
+        config = model.config
+        facts = (config.sample_rate, config.hop_length, config.levels)
+        own = (self.sample_rate, self.hop_length, self.model.config.levels)
+        if config.ahead is None or facts != own:
+            found = f"ahead {config.ahead} and rate, hop and levels {facts}, the codec beside it has {own}"
+            raise BundleError(
+                f"Loading the streaming decoder from '{self._causal_folder}': found {found}. "
+                "Train it again: llasa train codec, with init and ahead."
             )
+        model.encoder, model.quantizer = self.model.encoder, self.model.quantizer
+        return CompactCodec(model, self.name)
 
     def code_count(self, n_samples: int) -> int:
         """Return ceil(n_samples / hop_length)."""
@@ -141,7 +193,7 @@ class CompactCodec:
         """See `Codec.decode`."""
         head = list(context or [])[-self.model.config.view :]
         for row in (head, *codes):
-            self._check_codes(row)
+            check_codes(self, row)
         silence = np.zeros(0, np.float32)
         sounds = [Audio(silence, self.sample_rate)] * len(codes)
         lengths = [len(row) for row in codes]
@@ -163,15 +215,6 @@ class CompactCodec:
         narrow = copy.deepcopy(self.model).to(self._decode_dtype)
         narrow.vocoder.window = self.model.vocoder.window  # what follows the last layer stays in float32
         return narrow
-
-    def _check_codes(self, row: Codes) -> None:
-        bad = [code for code in row if not 0 <= code < self.codebook_size]
-        if bad:
-            raise InputError(
-                f"Decoding with {self.name}: found code {bad[0]}; "
-                f"codes go from 0 to {self.codebook_size - 1}. "
-                "Use codes made by this codec."
-            )
 
     def _mask(self, counts: Sequence[int]) -> Tensor:
         return (torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None])[:, None].float()

@@ -4,19 +4,25 @@ Sound -> log-mel -> ConvNeXt encoder -> FSQ code -> ConvNeXt decoder -> log-mel 
 inverse-STFT head. Shapes: B batch, T samples, F mel frames, N codes, D width, M mel bands. Inside, frames go
 before channels; given and returned is [B, channels, frames].
 
+With `CompactConfig.ahead` decoder and vocoder are causal but for a few codes. They then speak a stream piece
+by piece, each layer's last frames carried over (`Carried`), and what is said so is what is said at once.
+
 Source: FSQ from arXiv 2309.15505; ConvNeXt blocks and the ISTFT head follow the idea of Vocos,
 arXiv 2306.00814.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llasa.codec.istft import overlap_add, spectrum
+from llasa.codec.carried import Carried, surrounded, turned_back
+from llasa.codec.istft import added_on, overlap_add, spectrum
+
+_LEAST_ENERGY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class CompactConfig:
 
     mel_floor: natural log of the smallest mel magnitude kept (about -60 dB):
     below it bits go into inaudible noise.
+    ahead: codes that the decoder sees before it speaks, and mel frames that the vocoder does, its inverse
+    STFT aside; None where convolutions see as much of what comes as of what went.
     """
 
     sample_rate: int = 16000
@@ -41,6 +49,7 @@ class CompactConfig:
     vocoder_width: int = 256
     vocoder_depth: int = 6
     vocoder_n_fft: int = 640
+    ahead: tuple[int, int] | None = None
 
     @property
     def frames_per_code(self) -> int:
@@ -60,16 +69,33 @@ class CompactConfig:
     @property
     def view(self) -> int:
         """Codes on each side that a decoded code can depend on: what the convolutions reach, rounded up."""
-        rate, reach = 1.0, 1.0
+        rate, reach = 1.0, 1.0 if self.ahead is None else 2.0
         for depth, stride in zip(self.decoder_depths, (*self.strides[::-1], 1), strict=True):
-            reach += (3 * depth + 1) / rate
+            reach += (self._side * depth + 1) / rate
             rate *= stride
         return int(np.ceil(reach + self.vocoder_view / rate))
 
     @property
     def vocoder_view(self) -> int:
         """Mel frames on each side that the vocoder's samples can depend on, rounded up."""
-        return 3 * self.vocoder_depth + 4 + -(-self.vocoder_n_fft // self.mel_hop)
+        return self._side * (self.vocoder_depth + 1) + 1 + -(-self.vocoder_n_fft // self.mel_hop)
+
+    @property
+    def _side(self) -> int:
+        """Frames that a convolution of seven may see on one side: it keeps its width when it turns back."""
+        return 3 if self.ahead is None else 6
+
+    @property
+    def trim(self) -> int:
+        """Samples by which a frame's window reaches out on each side."""
+        return (self.vocoder_n_fft - self.mel_hop) // 2
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples by which a stream's sound is behind its codes. Of a causal network only."""
+        assert self.ahead is not None  # nothing else is streamed
+        codes, frames = self.ahead
+        return codes * self.hop_length + frames * self.mel_hop + self.trim
 
 
 def mel_filters(config: CompactConfig) -> Tensor:
@@ -104,6 +130,41 @@ class LogMel(nn.Module):
         return mel.clamp(min=float(np.exp(c.mel_floor))).log().transpose(1, 2)
 
 
+class Conv(nn.Conv1d):
+    """A convolution over frames that keeps their number and sees `ahead` frames to come; None: half of it."""
+
+    def __init__(self, ins: int, outs: int, width: int, ahead: int | None, groups: int = 1) -> None:
+        super().__init__(ins, outs, width, padding=width // 2 if ahead is None else 0, groups=groups)
+        self.ahead = ahead
+
+    def beside(self, x: Tensor, mask: Tensor | None, carried: Carried | None) -> tuple[Tensor, Tensor]:
+        """Return frames and what this makes of them: of a stream those whose surroundings are there."""
+        if self.ahead is None:
+            return x, along(self, real(x, mask))
+        before = self.kernel_size[0] - 1 - self.ahead
+        joined = surrounded(carried, self, real(x, mask), before, self.ahead)
+        if carried is not None:
+            x = joined[:, before : max(before, joined.shape[1] - self.ahead)]
+        return x, along(self, joined) if x.shape[1] else x.new_zeros(*x.shape[:2], self.out_channels)
+
+
+class Apart(nn.ConvTranspose1d):
+    """A transposed convolution, [B, F, D] -> [B, F * stride, D']; a causal one makes a stride of frames from
+    a frame and the one before.
+    """
+
+    def __init__(self, ins: int, outs: int, stride: int, causal: bool) -> None:
+        super().__init__(ins, outs, 2 * stride, stride, padding=0 if causal else stride // 2)
+        self.causal = causal
+
+    def beside(self, x: Tensor, mask: Tensor | None, carried: Carried | None) -> Tensor:
+        """As `Conv.beside`, of which this needs no frames themselves."""
+        if not self.causal:
+            return apart(self, real(x, mask))
+        x, stride = surrounded(carried, self, real(x, mask), 1), self.stride[0]
+        return apart(self, x)[:, stride:-stride] if x.shape[1] > 1 else x.new_zeros(1, 0, self.out_channels)
+
+
 def along(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """Return the convolution of [B, F, D] over F, in the same layout.
 
@@ -135,29 +196,29 @@ def real(x: Tensor, mask: Tensor | None) -> Tensor:
 class ConvNeXt(nn.Module):
     """Depthwise convolution and pointwise MLP with a scaled skip. [B, F, D] -> [B, F, D]."""
 
-    def __init__(self, width: int, scale: float) -> None:
+    def __init__(self, width: int, scale: float, ahead: int | None = None) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(width, width, 7, padding=3, groups=width)
+        self.depthwise = Conv(width, width, 7, ahead, groups=width)
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
         self.scale = nn.Parameter(torch.full((width,), scale))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = along(self.depthwise, real(x, mask))
+    def forward(self, x: Tensor, mask: Tensor | None, carried: Carried | None = None) -> Tensor:
+        x, y = self.depthwise.beside(x, mask, carried)
         return torch.addcmul(x, self.down(F.gelu(self.up(self.norm(y)))), self.scale)
 
 
 class Stack(nn.Module):
     """ConvNeXt blocks of one width, in order. Mask [B, F, 1], or None where nothing is padded."""
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, ahead: Sequence[int | None]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ConvNeXt(width, 1 / depth) for _ in range(depth))
+        self.blocks = nn.ModuleList(ConvNeXt(width, 1 / len(ahead), one) for one in ahead)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, carried: Carried | None = None) -> Tensor:
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, mask, carried)
         return x
 
 
@@ -173,7 +234,7 @@ class Encoder(nn.Module):
             for a, b, s in zip(widths, widths[1:], config.strides, strict=False)
         )
         self.stacks = nn.ModuleList(
-            Stack(w, d) for w, d in zip(config.encoder_widths, config.encoder_depths, strict=True)
+            Stack(w, [None] * d) for w, d in zip(config.encoder_widths, config.encoder_depths, strict=True)
         )
         self.norm = nn.LayerNorm(widths[-1])
         self.out = nn.Linear(widths[-1], len(config.levels))
@@ -228,24 +289,37 @@ class Decoder(nn.Module):
         super().__init__()
         widths, strides = config.decoder_widths, config.strides[::-1]
         self.strides = strides
-        self.embed = nn.Conv1d(len(config.levels), widths[0], 3, padding=1)
-        self.stacks = nn.ModuleList(Stack(w, d) for w, d in zip(widths, config.decoder_depths, strict=True))
+        first, *ahead = _spent(config.ahead and config.ahead[0], (1, *[3] * sum(config.decoder_depths)))
+        # Only layers at the rate of codes look ahead: it is counted in codes.
+        if any(ahead[config.decoder_depths[0] :]):
+            raise ValueError(f"ahead {config.ahead} is more than the decoder's first layers see")
+        self.embed = Conv(len(config.levels), widths[0], 3, first)
+        shares = iter(ahead)
+        self.stacks = nn.ModuleList(
+            Stack(w, [next(shares) for _ in range(d)])
+            for w, d in zip(widths, config.decoder_depths, strict=True)
+        )
         self.ups = nn.ModuleList(
-            nn.ConvTranspose1d(a, b, 2 * s, stride=s, padding=s // 2)
+            Apart(a, b, s, config.ahead is not None)
             for a, b, s in zip(widths, widths[1:], strides, strict=False)
         )
         self.norm = nn.LayerNorm(widths[-1])
         self.out = nn.Linear(widths[-1], config.n_mels)
 
-    def forward(self, points: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return (log-mel, features [B, D, N]); mask [B, 1, N], or None where nothing is padded."""
+    def forward(
+        self, points: Tensor, mask: Tensor | None, carried: Carried | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (log-mel, features [B, D, N]); mask [B, 1, N], or None where nothing is padded.
+
+        carried: of a stream whose next points these are, or None where they are all.
+        """
         mask = None if mask is None else mask.mT
-        x = real(points.mT, mask).to(self.embed.weight.dtype)
-        x = features = self.stacks[0](along(self.embed, x), mask)
+        x = points.mT.to(self.embed.weight.dtype)
+        x = features = self.stacks[0](self.embed.beside(x, mask, carried)[1], mask, carried)
         for stride, up, stack in zip(self.strides, self.ups, self.stacks[1:], strict=True):
-            x = apart(up, real(x, mask))  # pyright: ignore[reportArgumentType]
+            x = up.beside(x, mask, carried)  # pyright: ignore[reportCallIssue]
             mask = None if mask is None else mask.repeat_interleave(stride, 1)
-            x = stack(x, mask)
+            x = stack(x, mask, carried)
         return self.out(self.norm(x)).mT, features.mT
 
 
@@ -257,18 +331,47 @@ class Vocoder(nn.Module):
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Conv1d(config.n_mels, config.vocoder_width, 7, padding=3)
-        self.stack = Stack(config.vocoder_width, config.vocoder_depth)
+        first, *ahead = _spent(config.ahead and config.ahead[1], [3] * (config.vocoder_depth + 1))
+        self.embed = Conv(config.n_mels, config.vocoder_width, 7, first)
+        self.stack = Stack(config.vocoder_width, ahead)
         self.norm = nn.LayerNorm(config.vocoder_width)
         self.out = nn.Linear(config.vocoder_width, config.vocoder_n_fft + 2)
         self.register_buffer("window", torch.hann_window(config.vocoder_n_fft), persistent=False)
 
-    def forward(self, mel: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, mel: Tensor, mask: Tensor | None, carried: Carried | None = None) -> Tensor:
         c, columns = self.config, None if mask is None else mask.mT
-        x = self.stack(along(self.embed, real(mel.mT - c.mel_floor, columns)), columns)
+        x = self.embed.beside(mel.mT - c.mel_floor, columns, carried)[1]
+        x = self.stack(x, columns, carried)
         magnitude, phase = self.out(self.norm(x)).float().chunk(2, -1)
-        frames = torch.fft.irfft(spectrum(magnitude.clamp(max=6).exp(), phase), dim=-1)
-        return overlap_add(frames, self.window, c.mel_hop, None if mask is None else mask[:, 0], 1e-3)
+        frames = magnitude.new_zeros(len(x), 0, c.vocoder_n_fft)
+        if x.shape[1]:  # there is no Fourier transform of nothing
+            frames = torch.fft.irfft(spectrum(magnitude.clamp(max=6).exp(), phase), dim=-1)
+        if carried:
+            return added_on(frames, self.window, c.mel_hop, _LEAST_ENERGY, carried)
+        return overlap_add(
+            frames, self.window, c.mel_hop, None if mask is None else mask[:, 0], _LEAST_ENERGY
+        )
+
+
+def _spent(ahead: int | None, most: Sequence[int]) -> list[int | None]:
+    """Return how far each layer looks ahead: the first ones as far as they can, until all is spent.
+
+    Raises:
+        ValueError: below 0, or more than the layers can see.
+    """
+    if ahead is None:
+        return [None] * len(most)
+    if not 0 <= ahead <= sum(most):
+        raise ValueError(f"ahead {ahead} is not from 0 to {sum(most)}")
+    return [min(one, max(0, ahead - sum(most[:n]))) for n, one in enumerate(most)]
+
+
+def _turned_apart(weight: Tensor) -> Tensor:
+    """Return the taps of a causal `Apart` for those of one that sees a frame to come."""
+    half = weight.shape[-1] // 4
+    made = F.pad(weight[..., half:], (0, half))
+    made[..., half : 2 * half] += weight[..., :half]
+    return made
 
 
 class CompactModel(nn.Module):
@@ -300,3 +403,27 @@ class CompactModel(nn.Module):
         cut = max(0, skip * c.frames_per_code - c.vocoder_view)
         sound = self.vocoder(mel[..., cut:], None if frames is None else frames[..., cut:])
         return sound[:, skip * c.hop_length - cut * c.mel_hop :]
+
+    def flowing(self, codes: Tensor, carried: Carried) -> Tensor:
+        """Return samples [B, T] that can be said when codes [B, N] more have come; of a causal network only.
+
+        Behind the end all `hop_length` samples a code have been given.
+        """
+        mel, _ = self.decoder(self.quantizer.points(codes), None, carried)
+        return self.vocoder(mel, None, carried)
+
+    def causal(self, ahead: tuple[int, int]) -> "CompactModel":
+        """Return a copy whose decoder and vocoder look `CompactConfig.ahead` only, to be trained.
+
+        Raises:
+            ValueError: further than the first layers see.
+        """
+        made = CompactModel(replace(self.config, ahead=ahead))
+        weights = self.state_dict()
+        for name, layer in made.named_modules():
+            if isinstance(layer, Conv) and layer.ahead is not None:
+                weights[f"{name}.weight"] = turned_back(weights[f"{name}.weight"], layer.ahead)
+            elif isinstance(layer, Apart):
+                weights[f"{name}.weight"] = _turned_apart(weights[f"{name}.weight"])
+        made.load_state_dict(weights)
+        return made

@@ -3,6 +3,7 @@
 Knows no language model, no text and no Hub: `load` reads a local folder. Shapes: T samples, N codes.
 """
 
+import copy
 import json
 import logging
 import math
@@ -20,8 +21,12 @@ from torch.nn import functional as F
 from transformers import NeuCodecConfig, NeuCodecModel, Xcodec2Config, Xcodec2Model
 
 from llasa.audio import resample
+from llasa.codec.base import STREAMING, check_codes
 from llasa.codec.batches import alike, mask_of
+from llasa.codec.carried import Carried, CarriedStream
 from llasa.codec.fbank import SAMPLE_RATE, stacked_features
+from llasa.codec.xcodec2_causal import CausalDecoder
+from llasa.codec.xcodec2_causal import load as load_causal
 from llasa.codec.xcodec2_decoder import Xcodec2Decoder
 from llasa.codec.xcodec2_encoder import Xcodec2Encoder
 from llasa.core import Audio, Codes
@@ -60,6 +65,7 @@ class Xcodec2Codec:
             rounding.
         encode_dtype: of the encoder. In bfloat16 some codes are others than in float32, and a row may have
             others alone.
+        causal: the folder of its streaming decoder, read when a stream is opened; None where it has none.
 
     Source: Ye et al., *Llasa* (arXiv 2502.04128), section 2; transformers `models/xcodec2` and
     `models/neucodec`.
@@ -71,6 +77,7 @@ class Xcodec2Codec:
         name: str,
         decode_dtype: torch.dtype | None = None,
         encode_dtype: torch.dtype = torch.float32,
+        causal: Path | None = None,
     ) -> None:
         config: Any = model.config
         neucodec = isinstance(model, NeuCodecModel)
@@ -80,6 +87,7 @@ class Xcodec2Codec:
         self.hop_length: int = config.hop_length
         self.codebook_size = math.prod(config.quantization_levels)
         self._extra = 0 if neucodec else 1
+        self._causal_folder = causal
         self._model: Any = model.eval()  # transformers types its outputs as unions
         self.decode_dtype, self.encode_dtype = decode_dtype or fastest_dtype(self._model.device), encode_dtype
         cpu = self._model.device.type == "cpu"
@@ -98,7 +106,7 @@ class Xcodec2Codec:
         """Return the codec of a local folder in transformers' native layout, kept in float32.
 
         Args:
-            path: folder with `config.json` and `model*.safetensors`.
+            path: folder with `config.json` and `model*.safetensors`, and maybe a folder `STREAMING`.
             device: torch device; by default CUDA where there is one, else the CPU.
             decode_dtype, encode_dtype: see the class.
 
@@ -112,7 +120,8 @@ class Xcodec2Codec:
         config = read_config(folder)
         log.info("%s from '%s' runs on %s", config.model_type, folder, device)
         model = _load_model(folder, config).to(device)
-        return cls(model, f"{config.model_type}@{sha256(files)[:12]}", decode_dtype, encode_dtype)
+        causal = folder / STREAMING if (folder / STREAMING).is_dir() else None
+        return cls(model, f"{config.model_type}@{sha256(files)[:12]}", decode_dtype, encode_dtype, causal)
 
     @property
     def model(self) -> Any:
@@ -169,7 +178,7 @@ class Xcodec2Codec:
         """
         left = list(context or ())
         for row in (left, *codes):
-            self._check_codes(row)
+            check_codes(self, row)
         silence, start = np.zeros(0, np.float32), len(left) * self.hop_length
         sounds = [Audio(silence, self.sample_rate)] * len(codes)
         for group in alike([len(row) and len(left) + len(row) for row in codes], self._decoded_at_once):
@@ -179,6 +188,43 @@ class Xcodec2Codec:
             for n, row, sound in zip(group, rows, samples.clamp(-1, 1).cpu().numpy(), strict=True):
                 sounds[n] = Audio(sound[start : len(row) * self.hop_length].copy(), self.sample_rate)
         return sounds
+
+    def streaming(self, context: Codes | None = None) -> CarriedStream | None:
+        """See `SupportsStreaming`."""
+        causal = self._causal
+        if causal is None:
+            return None
+        return CarriedStream(self, self._flowing, causal.look_ahead, causal.trim, list(context or ()))
+
+    @property
+    def causal(self) -> "Xcodec2Codec | None":
+        """This codec with its streaming decoder: what it decodes at once is what a stream of it sounds like.
+
+        Raises:
+            BundleError: a file is missing or damaged, or does not fit this codec.
+        """
+        return None if self._causal is None else self.spoken_by(self._causal)
+
+    def spoken_by(self, decoder: CausalDecoder) -> "Xcodec2Codec":
+        """Return this codec with another decoder, row by row."""
+        twin = copy.copy(self)
+        twin._causal_folder, twin._decoded_at_once = None, 1
+        twin.__dict__["_decoder"] = lambda codes, mask: decoder(self._latents(codes))
+        return twin
+
+    @cached_property
+    def _causal(self) -> CausalDecoder | None:
+        if self._causal_folder is None:
+            return None
+        return load_causal(self._causal_folder, self._model.acoustic_decoder).fast(self.decode_dtype)
+
+    def _flowing(self, codes: Tensor, carried: Carried) -> Tensor:
+        assert self._causal is not None  # a stream of it was opened
+        return self._causal(self._latents(codes.to(self._model.device)), carried)
+
+    def _latents(self, codes: Tensor) -> Tensor:
+        quantizer = self._model.quantizer
+        return quantizer.project_out(quantizer.quantizer.codebook[codes])
 
     @cached_property
     def _encoder(self) -> Xcodec2Encoder:
@@ -215,14 +261,6 @@ class Xcodec2Codec:
                 "Pass mono sound [T] of at least one sample, without NaN or infinity."
             )
         return resample(Audio(samples, clip.sample_rate), self.input_rate).samples
-
-    def _check_codes(self, row: Codes) -> None:
-        for position, code in enumerate(row):
-            if not 0 <= code < self.codebook_size:
-                raise InputError(
-                    f"Decoding with {self.name}: found code {code} at position {position}, outside "
-                    f"[0, {self.codebook_size}). Pass codes that this codec made."
-                )
 
 
 def _weight_files(folder: Path) -> list[Path]:

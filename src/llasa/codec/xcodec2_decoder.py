@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from llasa.codec.istft import overlap_add, spectrum
 from llasa.codec.matrix import Matrix
 
-_EPS, _GROUPS = 1e-6, 32  # of every norm here; of the group norms
-_LOUDEST, _LEAST_ENERGY = 1e2, 1e-11
+EPS, GROUPS = 1e-6, 32  # of every norm here; of the group norms
+LOUDEST, LEAST_ENERGY = 1e2, 1e-11
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class GroupNorm:
         """[B, N, D] and mask [B, N, 1] -> [B, N, D], zeros for padding."""
         count = x.shape[1] if mask is None else mask.sum(1, keepdim=True)
         apart = x - self._mean(_masked(x, mask), count)
-        scale = self.norm.weight * torch.rsqrt(self._mean(_masked(apart, mask).square(), count) + _EPS)
+        scale = self.norm.weight * torch.rsqrt(self._mean(_masked(apart, mask).square(), count) + EPS)
         return _masked(F.silu(torch.addcmul(self.norm.bias, apart, scale)), mask)
 
     def _mean(self, x: Tensor, count: int | Tensor) -> Tensor:
         """Return the mean of each group at each of its channels, [B, 1, D]: sums along frames are fast."""
-        groups = (x.sum(1, keepdim=True) / count).unflatten(2, (_GROUPS, -1)).mean(3, keepdim=True)
-        return groups.expand(-1, -1, -1, x.shape[2] // _GROUPS).flatten(2)
+        groups = (x.sum(1, keepdim=True) / count).unflatten(2, (GROUPS, -1)).mean(3, keepdim=True)
+        return groups.expand(-1, -1, -1, x.shape[2] // GROUPS).flatten(2)
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -128,8 +128,8 @@ class Xcodec2Decoder:
     def _sound(self, x: Tensor, mask: Tensor | None) -> Tensor:
         head = self._head
         magnitude, phase = head.linear(x).chunk(2, -1)
-        frames = torch.fft.irfft(spectrum(magnitude.exp().clamp(max=_LOUDEST), phase), head.n_fft)
-        return overlap_add(frames, head.window, head.hop_length, mask, _LEAST_ENERGY)
+        frames = torch.fft.irfft(spectrum(magnitude.exp().clamp(max=LOUDEST), phase), head.n_fft)
+        return overlap_add(frames, head.window, head.hop_length, mask, LEAST_ENERGY)
 
 
 def _joined(first: nn.Linear, second: nn.Linear) -> Matrix:

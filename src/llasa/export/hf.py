@@ -17,6 +17,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from llasa.bundle import Bundle, seal
+from llasa.codec.base import STREAMING
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
 from llasa.manifest import MANIFEST, Manifest
@@ -151,6 +152,7 @@ def _check_output(output: Path, force: bool) -> None:
         raise ConfigError(f"{doing}: an earlier export is there. Choose a new folder, or use --force.")
     known = _listed(output) | _matching(output, WRITTEN).keys()
     known |= {f"{DRAFTS}/{name}" for name in _matching(output / DRAFTS, MODEL)}
+    known |= {f"{STREAMING}/{name}" for name in _matching(output / STREAMING, WRITTEN)}
     names = [path.relative_to(output).as_posix() for path in _visible(output)]
     others = [name for name in names if name not in known]
     if others:
@@ -229,10 +231,12 @@ def _is_model(name: PurePosixPath, inside: PurePosixPath) -> bool:
 def _codec(bundle: Bundle) -> dict[str, Path]:
     """Return the files of the codec, none if it is on the Hub."""
     part, files = bundle.manifest.codec, bundle.manifest.files
-    if part.source is not None:
-        return _matching(Path(part.source), MODEL)
-    if not files:
-        return _matching(bundle.folder / part.path, MODEL)
+    if part.source is not None or not files:
+        folder = Path(part.source) if part.source is not None else bundle.folder / part.path
+        streaming = {
+            f"{STREAMING}/{name}": path for name, path in _matching(folder / STREAMING, MODEL).items()
+        }
+        return _matching(folder, MODEL) | streaming
     inside = PurePosixPath(part.path)
     names = [PurePosixPath(name) for name in files if PurePosixPath(name).is_relative_to(inside)]
     return {name.relative_to(inside).as_posix(): bundle.folder / name for name in names}

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llasa.codec.compact import CompactCodec
-from llasa.codec.compact_network import CompactConfig, CompactModel
+from llasa.codec.compact import PARTS, CompactCodec, write
+from llasa.codec.compact_network import CompactConfig, CompactModel, Decoder
 from llasa.config import unknown
 from llasa.device import fastest_dtype
 from llasa.errors import ConfigError
@@ -26,7 +26,7 @@ from llasa.train.codec.critics import Patches, WaveCritics
 from llasa.train.codec.crops import UNKNOWN, Crops, Shape
 from llasa.train.codec.losses import mel_loss, multi_mel_loss, spectral_loss
 from llasa.train.codec.recipe import CompactRecipe, Critics, Stage
-from llasa.train.codec.steps import Adversary, entropy_bits, total, update
+from llasa.train.codec.steps import Adversary, copied, entropy_bits, total, update
 
 HELD_BATCHES = 4
 _PATCH_RATE = 4e-4
@@ -49,16 +49,20 @@ def shape_of(stage: Stage, config: CompactConfig) -> Shape:
 
 @dataclass(frozen=True)
 class Parts:
-    """What goes from stage to stage: the network, and the head that names phones."""
+    """What goes from stage to stage: the network, and the head that names phones.
+
+    teacher: the decoder that a streaming one is made from; it does not learn.
+    """
 
     model: CompactModel
     head: nn.Linear
+    teacher: Decoder | None = None
 
     @classmethod
-    def of(cls, model: CompactModel, phones: int) -> "Parts":
+    def of(cls, model: CompactModel, phones: int, teacher: Decoder | None = None) -> "Parts":
         """Return a network with a new head for so many phones."""
-        config = model.config
-        return cls(model, nn.Linear(config.decoder_widths[0], labels_per_code(config) * max(1, phones)))
+        config, count = model.config, labels_per_code(model.config) * max(1, phones)
+        return cls(model, nn.Linear(config.decoder_widths[0], count), teacher)
 
 
 class CompactTask:
@@ -69,6 +73,7 @@ class CompactTask:
     ) -> None:
         self.stage, self.train, self.held, self.device = stage, train, held, device
         self.model, self.head = parts.model.to(device), parts.head.to(device)
+        self.teacher = parts.teacher.to(device) if parts.teacher and stage.losses.teacher else None
         self.dtype = fastest_dtype(device)
         learning = [self.model.get_submodule(name) for name in stage.train]
         self.parameters = [
@@ -146,6 +151,10 @@ class CompactTask:
         measures["bits"] = entropy_bits(codes)
         if self.stage.losses.mel:
             parts["mel"] = mel_loss(predicted, mel)
+        if self.teacher:
+            with torch.no_grad():
+                taught = self.teacher(points, None)[0].float()
+            parts["teacher"] = mel_loss(predicted, taught)
         if self.stage.losses.phone:
             parts["phone"] = self._phone_loss(features, labels)
         if self.patches:
@@ -177,17 +186,19 @@ class CompactTask:
 
 
 class CompactTrainee:
-    """The compact codec of a recipe, as it is at this point of its training."""
+    """The compact codec of a recipe, or its streaming decoder, as it is at this point of its training."""
 
     def __init__(self, recipe: CompactRecipe, phones: Sequence[str], device: torch.device) -> None:
         """Make the network, with a trained vocoder if one is named, or take over the one of `init`.
 
         Raises:
-            ConfigError: sizes that no network has. BundleError: `init` is no compact codec.
+            ConfigError: sizes that no network has, or that see less far than `ahead`. BundleError: `init` is
+                no compact codec.
         """
         self.recipe, self.device = recipe, device
         model = CompactCodec.load(recipe.init).model if recipe.init else _new_model(recipe)
-        self.parts = Parts.of(model, len(phones))
+        teacher = model.decoder.requires_grad_(False) if recipe.ahead else None
+        self.parts = Parts.of(_causal(model, recipe.ahead) if recipe.ahead else model, len(phones), teacher)
 
     def shape(self, stage: Stage) -> Shape:
         """See `Trainee`."""
@@ -202,9 +213,23 @@ class CompactTrainee:
         return CompactCodec(copy.deepcopy(self.parts.model).cpu(), "compact@training")
 
     def save(self, folder: Path) -> CompactCodec:
-        """See `Trainee`."""
-        self.codec().save(folder)
-        return CompactCodec.load(folder)
+        """See `Trainee`. A streaming decoder is written into a copy of the codec that it decodes for."""
+        if not self.recipe.ahead:
+            self.codec().save(folder)
+            return CompactCodec.load(folder)
+        assert self.recipe.init  # the recipe was checked
+        write(self.codec().model, copied(self.recipe.init, folder), PARTS[1:])
+        causal = CompactCodec.load(folder).causal
+        assert causal is not None  # just written
+        return causal
+
+
+def _causal(model: CompactModel, ahead: tuple[int, int]) -> CompactModel:
+    try:
+        return model.causal(ahead)
+    except ValueError as error:
+        todo = "Give fewer codes for the decoder, or mel frames for the vocoder"
+        raise ConfigError(f"Making a streaming decoder: found {error}. {todo}.") from error
 
 
 def _new_model(recipe: CompactRecipe) -> CompactModel:

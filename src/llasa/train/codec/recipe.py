@@ -37,7 +37,8 @@ class DataBlock(BaseModel):
 class Losses(BaseModel):
     """Weights of the losses; `train/codec/losses.py` and `critics.py` say what each is.
 
-    mel, phone, patch: on the decoder's log-mel (compact). spectral, multi_mel, adversarial, features: on the
+    mel, phone, patch: on the decoder's log-mel (compact). teacher: the same from what the decoder of `init`
+    makes of the codes (compact, with `ahead`). spectral, multi_mel, adversarial, features: on the
     wave. semantic: of what the semantic model says (xcodec2). perceptual: distance in a wav2vec2's layers.
     """
 
@@ -45,6 +46,7 @@ class Losses(BaseModel):
     mel: Weight = 0.0
     phone: Weight = 0.0
     patch: Weight = 0.0
+    teacher: Weight = 0.0
     spectral: Weight = 0.0
     multi_mel: Weight = 0.0
     adversarial: Weight = 0.0
@@ -60,7 +62,7 @@ class Losses(BaseModel):
     @property
     def on_codes(self) -> bool:
         """Whether the decoder's log-mel is compared."""
-        return any((self.mel, self.phone, self.patch))
+        return any((self.mel, self.phone, self.patch, self.teacher))
 
 
 class Stage(BaseModel):
@@ -166,9 +168,14 @@ class Recipe(BaseModel):
 
 
 class CompactRecipe(Recipe):
-    """A compact codec. vocoder: folder of one whose vocoder is taken over, for a fresh model."""
+    """A compact codec. vocoder: folder of one whose vocoder is taken over, for a fresh model.
+
+    ahead: makes the streaming decoder of the codec in `init`: codes and mel frames that decoder and vocoder
+    may look ahead. The codec stays as it is, and the streaming decoder lies beside it.
+    """
 
     vocoder: str | None = None
+    ahead: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
 
 
 class Xcodec2Recipe(Recipe):
@@ -177,6 +184,9 @@ class Xcodec2Recipe(Recipe):
     soft_steps: of a fresh model, over which latents go from unrounded to rounded; whiten: normalise what is
     rounded over each batch, without which a fresh encoder falls into one code. perceptual: folder of a
     wav2vec2.
+
+    ahead: makes the streaming decoder of the codec in `init`: codes that it may look ahead. window: codes
+    that its attention sees.
     """
 
     stages: Annotated[list[Xcodec2Stage], Field(min_length=1)]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -185,6 +195,8 @@ class Xcodec2Recipe(Recipe):
     perceptual_layers: tuple[int, int] = (10, 22)
     soft_steps: Annotated[int, Field(ge=0)] = 1000
     whiten: bool | None = None
+    ahead: Annotated[int, Field(ge=0, le=3)] | None = None
+    window: Count = 250
 
 
 AnyRecipe = CompactRecipe | Xcodec2Recipe
@@ -212,8 +224,9 @@ def read(path: str | Path, settings: Sequence[str] = ()) -> AnyRecipe:
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
     """TOML knows no tuples, and a strict model takes no list for one."""
     made = dict(table)
-    if isinstance(layers := made.get("perceptual_layers"), list):
-        made["perceptual_layers"] = tuple(layers)
+    for name in ("perceptual_layers", "ahead"):
+        if isinstance(pair := made.get(name), list):
+            made[name] = tuple(pair)
     if isinstance(stages := made.get("stages"), list):
         pairs = [stage.get("betas") if isinstance(stage, dict) else None for stage in stages]
         made["stages"] = [
@@ -232,7 +245,12 @@ def _checked(recipe: Found, doing: str) -> Found:
     for name in ("semantic", "vocoder"):
         if recipe.init and getattr(recipe, name, None):
             raise ConfigError(f"{doing}: found both init and {name}. A codec to start from has its own.")
+    if getattr(recipe, "ahead", None) is not None and not recipe.init:
+        raise ConfigError(f"{doing}: found ahead without init. Name the codec that it is a decoder of.")
     for stage in recipe.stages:
+        if getattr(recipe, "ahead", None) is not None and "encoder" in stage.train:
+            found = f"stage '{stage.name}' trains the encoder, yet a streaming decoder is for codes there are"
+            raise ConfigError(f"{doing}: {found}. Leave it out.")
         if problem := _problem(recipe, stage):
             raise ConfigError(f"{doing}: stage '{stage.name}' {problem}.")
     return recipe
@@ -245,13 +263,23 @@ def _problem(recipe: Recipe, stage: Stage) -> str:
     if losses.features and not losses.adversarial:
         return "weighs features without adversarial, whose critics they are of. Give both a weight"
     if isinstance(recipe, Xcodec2Recipe):
-        if losses.on_codes or losses.spectral:
-            return "weighs a loss that X-Codec2 has not. Leave out mel, phone, patch and spectral"
-        if losses.perceptual and not recipe.perceptual:
-            return "weighs perceptual, but no folder is named. Set perceptual to a wav2vec2's folder"
-        return ""
+        return _xcodec2_problem(recipe, losses)
+    return _compact_problem(recipe, stage, losses)
+
+
+def _xcodec2_problem(recipe: Xcodec2Recipe, losses: Losses) -> str:
+    if losses.on_codes or losses.spectral:
+        return "weighs a loss that X-Codec2 has not. Leave out mel, phone, patch, teacher and spectral"
+    if losses.perceptual and not recipe.perceptual:
+        return "weighs perceptual, but no folder is named. Set perceptual to a wav2vec2's folder"
+    return ""
+
+
+def _compact_problem(recipe: Recipe, stage: Stage, losses: Losses) -> str:
     if losses.semantic or losses.perceptual:
         return "weighs a loss that only X-Codec2 has. Leave out semantic and perceptual"
+    if losses.teacher and not getattr(recipe, "ahead", None):
+        return "weighs teacher without ahead: a streaming decoder alone has one. Leave it out"
     if stage.hears == "mel" and (set(stage.train) != {"vocoder"} or losses.on_codes):
         return 'hears real mel, so it can train the vocoder alone, on the wave. Set hears = "codes"'
     if "vocoder" in stage.train and not losses.on_wave:

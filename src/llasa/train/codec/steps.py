@@ -1,11 +1,14 @@
 """What the tasks of both codecs share: one update, and critics that learn beside what they judge."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llasa.codec.base import STREAMING
 from llasa.train.codec.critics import Opinion, apart, features_of, unconvinced
 from llasa.train.codec.losses import matched
 from llasa.train.group import average_gradients
@@ -64,3 +67,9 @@ def entropy_bits(codes: Tensor) -> float:
     _, counts = codes.flatten().unique(return_counts=True)
     share = counts.float() / counts.sum()
     return float(-(share * share.log2()).sum())
+
+
+def copied(init: str, folder: Path) -> Path:
+    """Copy the codec that a streaming decoder is for, and return where in the copy that decoder belongs."""
+    shutil.copytree(init, folder, ignore=shutil.ignore_patterns(STREAMING))
+    return folder / STREAMING

@@ -22,6 +22,7 @@ from transformers import Wav2Vec2BertModel, Wav2Vec2Model, Xcodec2Config, Xcodec
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2SemanticAdapter
 
 from llasa.codec.xcodec2 import DAMAGED, Xcodec2Codec
+from llasa.codec.xcodec2_causal import CausalDecoder, Reach, made_causal
 from llasa.config import unknown
 from llasa.device import fastest_dtype
 from llasa.errors import BundleError, ConfigError
@@ -30,7 +31,7 @@ from llasa.train.codec.crops import Crops, Shape
 from llasa.train.codec.losses import multi_mel_loss
 from llasa.train.codec.recipe import Stage, Xcodec2Recipe
 from llasa.train.codec.rounding import Rounding
-from llasa.train.codec.steps import Adversary, entropy_bits, take_from_first, total, update
+from llasa.train.codec.steps import Adversary, copied, entropy_bits, take_from_first, total, update
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +85,14 @@ class Xcodec2Task:
         self.encoder = [self.model.get_submodule(name) for name in _ENCODER]
         parts = {
             "encoder": [*self.encoder, self.model.quantizer.project_in],
-            "decoder": [self.model.quantizer.project_out, self.model.acoustic_decoder, self.head],
+            "decoder": [*trainee.speaking, self.head],
         }
         self.parameters = [p for n in stage.train for part in parts[n] for p in part.parameters()]
         self.model.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        names = (*_ENCODER, "acoustic_decoder")
-        self.modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in names}
+        self.modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in _ENCODER}
+        self.modules["acoustic_decoder"] = trainee.speaking[-1]
         self.modules |= {"rounding": self.rounding, "semantic-head": self.head}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(
@@ -168,7 +169,7 @@ class Xcodec2Task:
                 parts["semantic"] = F.mse_loss(self.head(latents).float(), said.float())
             measures = {"bits": entropy_bits(codes), "distinct": float(len(codes.unique()))}
             if self.stage.losses.on_wave:
-                wave = self.model.acoustic_decoder(latents)[:, 0].float()
+                wave = self.trainee.wave(latents).float()
                 self._judge_wave(wave, waves, parts, measures)
         loss = total(parts, self.stage.losses.model_dump())
         return loss, {name: part.item() for name, part in parts.items()} | measures
@@ -201,10 +202,23 @@ class Xcodec2Trainee:
         model = Xcodec2Codec.load(recipe.init, "cpu").model if recipe.init else _new_model(recipe)
         self.reader = Xcodec2Codec(model.to(device), f"{_KIND}@training")
         self.model: Any = self.reader.model
+        self.causal: CausalDecoder | None = None
+        if recipe.ahead is not None:
+            self.causal = made_causal(self.model.acoustic_decoder, Reach(recipe.ahead, recipe.window))
         whiten = recipe.init is None if recipe.whiten is None else recipe.whiten
         self.rounding = Rounding(self.model.quantizer, whiten).to(device)
         self.head = SemanticHead(self.model.config).to(device)
         self.perception = _perception(recipe).to(device) if recipe.perceptual else None
+
+    @property
+    def speaking(self) -> Sequence[nn.Module]:
+        """What makes sound of codes and may learn; the decoder is the last of it."""
+        whole = (self.model.quantizer.project_out, self.model.acoustic_decoder)
+        return whole if self.causal is None else (self.causal,)
+
+    def wave(self, latents: Tensor) -> Tensor:
+        """Return the wave [B, T] of latents [B, N, D]."""
+        return self.model.acoustic_decoder(latents)[:, 0] if self.causal is None else self.causal(latents)
 
     def shape(self, stage: Stage) -> Shape:
         """See `Trainee`."""
@@ -217,12 +231,19 @@ class Xcodec2Trainee:
 
     def codec(self) -> Xcodec2Codec:
         """See `Trainee`. It shares the weights in training, but for a folded copy of what rounds."""
-        return Xcodec2Codec(self._folded(), f"{_KIND}@training")
+        codec = Xcodec2Codec(self._folded(), f"{_KIND}@training")
+        return codec if self.causal is None else codec.spoken_by(self.causal)
 
     def save(self, folder: Path) -> Xcodec2Codec:
-        """See `Trainee`."""
-        self._folded().save_pretrained(folder)
-        return Xcodec2Codec.load(folder, str(self.model.device))
+        """See `Trainee`. A streaming decoder is written into a copy of the codec that it decodes for."""
+        if self.causal is None:
+            self._folded().save_pretrained(folder)
+            return Xcodec2Codec.load(folder, str(self.model.device))
+        assert self.recipe.init  # the recipe was checked
+        self.causal.save(copied(self.recipe.init, folder))
+        causal = Xcodec2Codec.load(folder, str(self.model.device)).causal
+        assert causal is not None  # just written
+        return causal
 
     def _folded(self) -> Any:
         twin = _twin(self.model)
