@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from llasa.errors import InputError
 
@@ -156,7 +156,7 @@ def permutation_test(
     random, owners = np.random.default_rng(seed), _owners(old, groups)
     seen, as_large = abs(statistic(new) - statistic(old)), 0
     for _ in range(draws):
-        swapped = (random.random(int(owners.max()) + 1) < 0.5)[owners][:, None]
+        swapped = (random.random(owners.max() + 1) < 0.5)[owners][:, None]
         change = statistic(np.where(swapped, old, new)) - statistic(np.where(swapped, new, old))
         as_large += abs(change) >= seen - 1e-12
     return (as_large + 1) / (draws + 1)
@@ -165,8 +165,7 @@ def permutation_test(
 def _drawn(table: np.ndarray, groups: Groups | None, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield the places of the rows of each drawn sample."""
     owners = _owners(table, groups)
-    ends = np.cumsum(np.bincount(owners))[:-1]
-    members: list[NDArray[np.intp]] = np.split(np.argsort(owners, kind="stable"), ends)
+    members = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
     random, alone = np.random.default_rng(seed), len(members) == len(table)
     for _ in range(draws):
         chosen = random.integers(0, len(members), len(members))
