@@ -32,6 +32,7 @@ from streaming import CLOCKS, SEAM_S, error_db, paced, played, rate_of
 
 import llasa
 from llasa import flow
+from llasa.audio import resample
 from llasa.codec.compact import CompactCodec
 from llasa.core import Audio, Candidate, Codes, Utterance
 from llasa.engines.base import Step
@@ -71,7 +72,7 @@ def copied(codec: CompactCodec, place: str, count: int) -> list[Line]:
     """Return codec copies of recordings, spread over a source as `llasa prepare` takes."""
     made = []
     for _, sound in whole(pieces_of(place, None)[0], count):
-        sound = llasa.audio.resample(sound, codec.sample_rate)
+        sound = resample(sound, codec.sample_rate)
         source = Audio(sound.samples[: round(MOST_S * codec.sample_rate)], codec.sample_rate)
         made.append(Line(codec.encode([source])[0], source=source))
     return made
