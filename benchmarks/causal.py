@@ -32,16 +32,18 @@ from streaming import CLOCKS, SEAM_S, error_db, paced, played, rate_of
 
 import llasa
 from llasa import flow
+from llasa.audio import resample
 from llasa.codec.compact import CompactCodec
 from llasa.core import Audio, Candidate, Codes, Utterance
 from llasa.engines.base import Step
 from llasa.metrics import bootstrap
 from llasa.scorers.wer import RATES, ErrorRate
 from llasa.stream import FIRST_LOOK_AHEAD, decode_stream, held_back
+from llasa.text.reading import Unit
 from llasa.train.codec.crops import pieces_of, whole
 
 Decode = Callable[[Iterable[Codes], Codes | None], Iterator[Audio]]
-RECOGNIZERS = ("pocketsphinx", "bundle")
+RECOGNIZERS: dict[str, Unit | None] = {"pocketsphinx": "words", "bundle": None}  # and what is counted
 MOST_S = 12.0  # of a recording
 
 
@@ -71,7 +73,7 @@ def copied(codec: CompactCodec, place: str, count: int) -> list[Line]:
     """Return codec copies of recordings, spread over a source as `llasa prepare` takes."""
     made = []
     for _, sound in whole(pieces_of(place, None)[0], count):
-        sound = llasa.audio.resample(sound, codec.sample_rate)
+        sound = resample(sound, codec.sample_rate)
         source = Audio(sound.samples[: round(MOST_S * codec.sample_rate)], codec.sample_rate)
         made.append(Line(codec.encode([source])[0], source=source))
     return made
@@ -181,7 +183,8 @@ def told(rows: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, dict[st
     """Return means with intervals, and ratios to `full`, or to `windowed` of what is compared with `full`."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for measure, by in rows.items():
-        found[measure] = {name: vars(bootstrap(_mean, values)) for name, values in by.items()}
+        middle = _median if "dB" in measure else _mean  # pieces that are the whole to the bit have no limit
+        found[measure] = {name: vars(bootstrap(middle, values)) for name, values in by.items()}
         base = by.get("full") or by.get("windowed")
         for name, values in by.items():
             if base is not values and base and "dB" not in measure:
@@ -192,6 +195,10 @@ def told(rows: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, dict[st
 
 def _mean(table: np.ndarray) -> float:
     return float(np.nanmean(table))
+
+
+def _median(table: np.ndarray) -> float:
+    return float(np.nanmedian(table))
 
 
 def _ratio(table: np.ndarray) -> float:
@@ -283,9 +290,9 @@ def main() -> None:
     codec = CompactCodec.load(args.codec) if args.codec else synthesizer.bundle.codec
     if not isinstance(codec, CompactCodec) or codec.causal is None:
         raise SystemExit(f"{codec.name} has no streaming decoder. Name another with --codec.")
+    bundle = synthesizer.bundle
     hear = {
-        name: ErrorRate(synthesizer.bundle.recognizer(name), synthesizer.bundle.reader)
-        for name in RECOGNIZERS
+        name: ErrorRate(bundle.recognizer(name), bundle.reader, unit) for name, unit in RECOGNIZERS.items()
     }
     lines = drawn(synthesizer, args.texts.read_text(encoding="utf-8").splitlines()[: args.lines], args.seed)
     sets = {"drawn lines": lines}

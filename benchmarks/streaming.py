@@ -1,5 +1,7 @@
 """Sound while codes still come: what windowed decoding costs, what it changes, whether it keeps up.
 
+Of codecs as they are without a streaming decoder; `causal.py` has those with one.
+
 A fixed code stream arrives at the codec's own rate times `--speed`, one code at a time. `decode_stream` gives
 out `--step` codes at a time and decodes them between codes before (left) and behind (look-ahead). The clock
 runs on: arrival of the codes, and the seconds that decoding takes on top (of wall time, or of the processor
@@ -45,7 +47,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 def opened(name: str, seconds: float, seed: int) -> tuple[Codec, Codes]:
     """Return a codec and the codes of its stream: voices of the starter, or random ones."""
     if name == "starter":
-        codec: Codec = CompactCodec.load(STARTER / "codec")
+        codec: Codec = CompactCodec(CompactCodec.load(STARTER / "codec").model)  # no streaming decoder
         said = [load_file(path)["codes"] for path in sorted((STARTER / "voices").glob("*.safetensors"))]
         return codec, np.resize(np.concatenate(said), round(seconds * rate_of(codec))).tolist()
     codec = Xcodec2Codec(random_model(name.removeprefix("xcodec2-"), seed), "xcodec2@random")

@@ -22,6 +22,9 @@ def test_the_starters_recipes_are_understood() -> None:
         RECIPES / "starter/codec.toml", ['data=[{ path = "a" }, { path = "b", kind = "audio" }]']
     )
     assert [block.path for block in codec.data] == ["a", "b"]
+    streaming = read_codec(RECIPES / "starter/streaming.toml", ['data=[{ path = "a" }]'])
+    assert streaming.init == "out/runs/codec/codec" and getattr(streaming, "ahead", None) == (2, 2)
+    assert getattr(read_codec(RECIPES / "codec/xcodec2-streaming.toml"), "ahead", None) == 3
     lm = read_recipe(RECIPES / "starter/lm.toml", ["trainer.max_steps=9"])
     assert lm.trainer["max_steps"] == 9 and lm.codec == "out/runs/codec/codec"
     heard = [read_recognizer(RECIPES / f"starter/recognizer-{name}.toml") for name in "ab"]
