@@ -39,6 +39,7 @@ def test_missing_file_is_named(broken_bundle: Path):
         load_bundle(broken_bundle)
 
 
+@pytest.mark.fault("R5")
 def test_every_flipped_byte_is_noticed(broken_bundle: Path):
     for name in read_manifest(broken_bundle).files:
         path = broken_bundle / name

@@ -257,6 +257,7 @@ MARKER_LIKE = st.sampled_from(
 HOSTILE = st.lists(MARKER_LIKE | st.text(max_size=20), max_size=12).map("".join)
 
 
+@pytest.mark.fault("R8")
 @settings(max_examples=300, deadline=None)
 @given(text=HOSTILE)
 def test_no_transcript_becomes_a_marker(opened: Bundle, text: str) -> None:
@@ -272,6 +273,7 @@ def test_no_transcript_becomes_a_marker(opened: Bundle, text: str) -> None:
     assert all(one.isprintable() for one in oddities(text))
 
 
+@pytest.mark.fault("R8")
 def test_a_megabyte_is_looked_at_in_bounded_time(opened: Bundle) -> None:
     for piece in ("a", "<", "<|", "[", "*a", "&#1", "\u202e", "<|s_1|>"):
         start = time.process_time()
