@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.runs import Runs
 from tests.faults.zygote import Zygote
 
 
@@ -22,3 +23,8 @@ def material(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = zygote.run("material", folder)
     assert made.code == 0, made
     return folder
+
+
+@pytest.fixture(scope="session")
+def runs(zygote: Zygote, material: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(zygote, material, tmp_path_factory.mktemp("runs"))

@@ -4,6 +4,7 @@ Points are those that Python's profiler sees, so no code is changed, and a numbe
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -21,6 +22,9 @@ DISK = frozenset((
 GROWS = frozenset(("fsync", "mkdir", "replace", "write"))  # and says so itself when there is no room
 
 
+Kind = Literal["any", "disk", "grows"]
+
+
 @dataclass(frozen=True)
 class Point:
     """Where a fault comes, and which.
@@ -31,7 +35,7 @@ class Point:
     """
 
     at: int = 0
-    kind: Literal["any", "disk", "grows"] = "any"
+    kind: Kind = "any"
     after: str = ""
     signals: tuple[int, ...] = (signal.SIGKILL,)
 
@@ -72,10 +76,18 @@ class Watch:
                 os.kill(os.getpid(), number)
 
 
-def _changes(kind: str, event: str, of: Any) -> bool:
+def _changes(kind: Kind, event: str, of: Any) -> bool:
     """Whether a point is a change of the disk, beside what is said to a terminal."""
     if event not in (("c_call", "c_return") if kind == "disk" else ("c_call",)):
         return False
-    if getattr(of, "__name__", "") not in (DISK if kind == "disk" else GROWS):
+    name, own = getattr(of, "__name__", ""), getattr(of, "__self__", None)
+    if name not in (DISK if kind == "disk" else GROWS):
         return False
-    return getattr(of, "__self__", None) not in (sys.stdout, sys.stderr)
+    if name == "write":  # to a file, not to memory
+        return (
+            isinstance(own, io.IOBase) and not isinstance(own, io.StringIO | io.BytesIO) and own not in _SAID
+        )
+    return not isinstance(own, str | bytes)  # which have a `replace` too
+
+
+_SAID = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)

@@ -3,8 +3,12 @@
 Each goes on where a folder stands. What they need (`material`) is made once, in one more child.
 """
 
+import ctypes
+import os
 import random
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -185,6 +189,42 @@ def _train(verb: str, recipe: str, settings: tuple[str, ...]) -> None:
 
     Path(f"{verb}.toml").write_text(recipe, encoding="utf-8")
     main(["train", verb, f"{verb}.toml", *(word for one in settings for word in ("--set", one))])
+
+
+def small_disk(work: str, kib: int, *given: Any) -> dict[str, str]:
+    """Work on a disk of some size until it is full, then with more room; `kept` is what is there at last.
+
+    Returns what was said when it was full.
+    """
+    kept = Path("kept").resolve()
+    _mount(Path("disk"), kib)
+    os.chdir("disk")
+    told = {"error": "", "said": ""}
+    try:
+        globals()[work](*given)
+    except SystemExit as error:
+        told = {"error": str(error.code), "said": (kept.parent / "said").read_text(encoding="utf-8")[-2000:]}
+    except Exception as error:
+        told = {"error": type(error).__name__, "said": str(error)}
+    if told["error"] not in ("", "0"):
+        _system("mount", b"disk", os.fsencode(Path.cwd()), b"tmpfs", 32, b"size=65536k")  # MS_REMOUNT
+        with suppress(SystemExit):
+            globals()[work](*given)
+    shutil.copytree(".", kept)
+    return told
+
+
+def _mount(folder: Path, kib: int) -> None:
+    """Put a disk of some size there, which only this process sees."""
+    folder.mkdir()
+    _system("unshare", 0x20000)  # CLONE_NEWNS
+    _system("mount", b"none", b"/", None, 0x44000, None)  # MS_REC | MS_PRIVATE
+    _system("mount", b"disk", os.fsencode(folder.resolve()), b"tmpfs", 0, f"size={kib}k".encode())
+
+
+def _system(name: str, *given: Any) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*given):
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
 
 
 def stock(steps: int = 8) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -153,6 +154,7 @@ def _child(request: Mapping[str, Any], writes: int) -> None:
         code = error.code if isinstance(error.code, int) else 1
         tell(said=Path("said").read_text(encoding="utf-8", errors="replace")[-2000:])
     except BaseException as error:  # the child's edge: all of it is the answer
+        traceback.print_exc()
         tell(error=type(error).__name__, said=str(error))
     finally:
         asked = time.monotonic() - watch.asked if watch.asked is not None else 0.0
