@@ -36,7 +36,6 @@ ROWS = {
     "R17": ("going on with something else", "refused, was and is told"),
     "R18": ("other ways to the same numbers", "within tolerance, residuals around zero"),
     "S8": ("the engine fails or hangs", "what was asked fails cleanly, the next request is served"),
-    "S13": ("mixed load for long", "memory, files and threads stay flat, nothing wrong"),
     "S14": ("files of earlier versions", "load, or are refused with what to do"),
 }
 

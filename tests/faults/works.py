@@ -4,9 +4,13 @@ Each goes on where a folder stands. What they need (`material`) is made once, in
 """
 
 import ctypes
+import itertools
+import json
 import os
 import random
+import resource
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -189,6 +193,47 @@ def _train(verb: str, recipe: str, settings: tuple[str, ...]) -> None:
 
     Path(f"{verb}.toml").write_text(recipe, encoding="utf-8")
     main(["train", verb, f"{verb}.toml", *(word for one in settings for word in ("--set", one))])
+
+
+def corpus() -> dict[str, str]:
+    """Prepare the sounds that lie here, in `out`; return the reason of each that is a reject."""
+    from llasa.core import Clip
+    from llasa.data.encode import Options
+    from llasa.data.prepare import prepare as prepared
+    from tests.listed import Listed, Plain
+
+    rows = [Clip(path.stem, str(path), "Some words.") for path in sorted(Path().glob("*.wav"))]
+    prepared(Listed(rows), "out", Plain(), Options(shard_rows=4, held_out="none"), max_rejects=1.0)
+    lines = Path("out/rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row["reason"] for row in map(json.loads, lines)}
+
+
+def nothing() -> None:
+    """Do nothing: what a child takes by itself."""
+
+
+def odd_clock(work: str, *given: Any) -> None:
+    """Work while the clock of the day jumps back an hour each time that somebody looks."""
+    ticks = itertools.count(int(time.time()), -3600)
+    time.time = lambda: float(next(ticks))
+    globals()[work](*given)
+
+
+def without_rights(work: str, *given: Any) -> None:
+    """Work as somebody who may not write to the folder, though root may."""
+    _system("capset", ctypes.byref((ctypes.c_uint32 * 2)(0x20080522, 0)), (ctypes.c_uint32 * 6)())
+    Path.cwd().chmod(0o500)
+    try:
+        globals()[work](*given)
+    finally:
+        Path.cwd().chmod(0o700)
+
+
+def little_memory(mib: int, work: str, *given: Any) -> None:
+    """Work with so much more memory than there is already."""
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mib << 20), resource.RLIM_INFINITY))
+    globals()[work](*given)
 
 
 def small_disk(work: str, kib: int, *given: Any) -> dict[str, str]:

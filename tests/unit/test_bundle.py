@@ -75,6 +75,7 @@ def test_pronunciations_need_a_bundle_that_reads_phones(broken_bundle: Path):
         load_bundle(broken_bundle, words={"ada": "EY D AH"})
 
 
+@pytest.mark.fault("S14")
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -21,6 +21,7 @@ from llasa.data.transcripts import oddities, shown
 from llasa.errors import ConfigError, InputError
 from llasa.prompt import MARKERS, speech_token
 from llasa.recognizers.base import Transcript
+from tests.faults.rows import trials
 from tests.sounds import RATE, speechlike
 
 GOOD = "the quick brown fox and the lazy dog number {}"
@@ -258,7 +259,7 @@ HOSTILE = st.lists(MARKER_LIKE | st.text(max_size=20), max_size=12).map("".join)
 
 
 @pytest.mark.fault("R8")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=len(trials(300, 10_000)), deadline=None)
 @given(text=HOSTILE)
 def test_no_transcript_becomes_a_marker(opened: Bundle, text: str) -> None:
     prompt = opened.prompt

@@ -1,6 +1,7 @@
 """Reinforcement learning from a recipe: what is refused, what is learnt, and that a stopped run goes on."""
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,19 @@ class Broken(Low):
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         raise ScorerError("nobody is there")
+
+
+class Lonely(Low):
+    """Has a verdict on one candidate in four."""
+
+    seen = 0
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        for _ in candidates:
+            Lonely.seen += 1
+        if len(candidates[0].codes) <= LONGEST and (len(candidates) > 1 or Lonely.seen % 4):
+            raise InputError("not that one")
+        return super().score(candidates)
 
 
 class Picky(Low):
@@ -154,6 +168,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(make, tmp_path):
     assert lines[0] == lines[1] and lines[0].count("\n") == 32
 
 
+@pytest.mark.fault("R10")
 @pytest.mark.fault("R11")
 def test_without_verdicts_nothing_is_learnt_and_the_run_stops(make, tmp_path):
     with pytest.raises(ScorerError, match=r"of 8 candidates of step 1 got no verdict \(.*no answer"):
@@ -184,6 +199,18 @@ def test_some_candidates_may_stay_without_a_verdict(make, tmp_path):
     train(make("Picky", unjudged=0.6, trainer__max_steps=1))
     [row] = metrics(tmp_path / "run")
     assert 0 < row["rollouts/unjudged"] < 0.6 and row["grad_norm"] > 0
+
+
+@pytest.mark.fault("R12")
+@pytest.mark.parametrize(
+    ("scorer", "changes"), [("Low", {"trainer__max_completion_length": 1}), ("Lonely", {"unjudged": 0.99})]
+)
+def test_groups_of_which_little_is_left_are_finite(make, tmp_path, scorer, changes):
+    train(make(scorer, trainer__beta=0.0, trainer__max_steps=2, **changes))
+    for row in metrics(tmp_path / "run"):
+        assert math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+        assert row["rollouts/unended"] > 0.99 or row["rollouts/unjudged"] > 0.5
+    assert all(one.isfinite().all() for one in weights(tmp_path / "run" / "bundle").values())
 
 
 @pytest.mark.fault("R12")

@@ -15,6 +15,7 @@ from llasa.core import SamplingParams, Voice
 from llasa.errors import BundleError, ConfigError, InputError
 from llasa.prompt import MARKERS, PLAIN, Prompt, speech_token
 from llasa.train.tokenizer import PAD, UNKNOWN, build_character_tokenizer, build_phone_tokenizer
+from tests.faults.rows import trials
 
 CODEBOOK_SIZE = 32
 ADDED = [PAD, *MARKERS, *(speech_token(code) for code in range(CODEBOOK_SIZE))]
@@ -124,7 +125,7 @@ fragments = st.one_of(
 
 
 @pytest.mark.fault("R8")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=len(trials(300, 10_000)), deadline=None)
 @given(st.lists(fragments, max_size=8).map("".join))
 def test_no_text_at_all_becomes_an_added_token(
     phones: Prompt, characters: Prompt, composing: Prompt, text: str

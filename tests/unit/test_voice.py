@@ -206,6 +206,7 @@ GOOD = {
 CODES, SOUND = np.array([1, 2], np.int32), np.zeros(9, np.int16)
 
 
+@pytest.mark.fault("S14")
 @pytest.mark.parametrize(
     ("tensors", "strings", "words"),
     [
