@@ -30,7 +30,7 @@ ROWS = {
     "R11": ("the reward service lies", "no value of it used; too many end the run, weights unchanged"),
     "R12": ("groups that teach nothing", "finite, counted, no gradient"),
     "R13": ("losses and gradients that are no numbers", "left out, kept for a look, three end the run"),
-    "R14": ("memory runs out", "a clear error, what was saved stays, goes on"),
+    "R14": ("memory runs out", "a clear error"),
     "R15": ("signals", "saved within grace, a second INT at once, goes on to the same weights"),
     "R16": ("clock, locale, a folder without rights, two writers", "the same result, or a clear refusal"),
     "R17": ("going on with something else", "refused, was and is told"),
