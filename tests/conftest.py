@@ -110,6 +110,12 @@ class Ran:
 
 
 @pytest.fixture
+def reached(record_property: Callable[[str, object], None]) -> Callable[[int, int], None]:
+    """Tell how many of so many faults were met as they should be; `benchmarks/faults.py` shows it."""
+    return lambda good, of: record_property("reached", (good, of))
+
+
+@pytest.fixture
 def run(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ran]:

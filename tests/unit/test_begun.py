@@ -48,6 +48,7 @@ def test_the_same_facts_go_on_and_leave_the_file(tmp_path):
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+@pytest.mark.fault("R17")
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
@@ -66,6 +67,7 @@ def test_any_change_is_refused_with_was_and_is(tmp_path, field, value, told):
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["facts"] == FACTS
 
 
+@pytest.mark.fault("R17")
 def test_an_allowed_change_is_told_for_good(tmp_path):
     run.start(tmp_path, FACTS)
     run.start(tmp_path, change("data", "d2"), changed_ok=True)
@@ -74,6 +76,7 @@ def test_an_allowed_change_is_told_for_good(tmp_path):
     assert [change["lines"] for change in body["changes"]] == [['data: was "d1", is "d2"']]
 
 
+@pytest.mark.fault("R17")
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"facts": {}}'])
 def test_a_damaged_file_is_refused(tmp_path, text):
     (tmp_path / "run.json").write_text(text, encoding="utf-8")
@@ -87,6 +90,7 @@ def test_states_of_something_else_are_not_taken_over(tmp_path):
         run.start(tmp_path, FACTS)
 
 
+@pytest.mark.fault("R16")
 def test_two_writers_and_a_dead_one(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run.lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
@@ -99,6 +103,7 @@ def test_two_writers_and_a_dead_one(tmp_path):
     assert json.loads((tmp_path / "run.lock").read_text(encoding="utf-8"))["pid"] == os.getpid()
 
 
+@pytest.mark.fault("R16")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o500)
@@ -106,6 +111,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         run.start(tmp_path / "new", FACTS)
 
 
+@pytest.mark.fault("R16")
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="the system says"):

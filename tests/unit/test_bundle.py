@@ -40,6 +40,7 @@ def test_missing_file_is_named(broken_bundle: Path):
         load_bundle(broken_bundle)
 
 
+@pytest.mark.fault("R5")
 def test_every_flipped_byte_is_noticed(broken_bundle: Path):
     for name in read_manifest(broken_bundle).files:
         path = broken_bundle / name
@@ -75,6 +76,7 @@ def test_pronunciations_need_a_bundle_that_reads_phones(broken_bundle: Path):
         load_bundle(broken_bundle, words={"ada": "EY D AH"})
 
 
+@pytest.mark.fault("S14")
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

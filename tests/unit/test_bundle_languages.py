@@ -98,6 +98,7 @@ def test_a_voice_of_another_language_is_formed_in_its_own(polyglot: Bundle) -> N
     ) + polyglot.prompt.ids(ada.codes)
 
 
+@pytest.mark.fault("S14")
 def test_a_voice_file_keeps_its_language_and_old_files_have_none(tmp_path: Path) -> None:
     voice = Voice("maria", "Ho due gatti.", [1, 2], "compact@0", language="it")
     save(voice, tmp_path / "maria.safetensors")

@@ -30,6 +30,7 @@ def test_newest_is_loaded_and_old_ones_go(tmp_path):
     assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-000000020", "step-000000030"]
 
 
+@pytest.mark.fault("R5")
 def test_damaged_newest_falls_back_to_the_one_before(tmp_path):
     checkpoint.save(tmp_path, 1, parts(1), {})
     newest = checkpoint.save(tmp_path, 2, parts(2), {}) / "model.safetensors"
@@ -39,6 +40,7 @@ def test_damaged_newest_falls_back_to_the_one_before(tmp_path):
     assert checkpoint.load_latest(tmp_path)[0] == 1
 
 
+@pytest.mark.fault("R5")
 def test_truncated_manifest_and_unfinished_draft_are_ignored(tmp_path):
     checkpoint.save(tmp_path, 1, parts(1), {})
     broken = checkpoint.save(tmp_path, 2, parts(2), {}) / "manifest.json"
@@ -79,6 +81,7 @@ def big(value: float) -> dict[str, dict[str, torch.Tensor]]:
     return parts(value) | {"big": {"weight": torch.full((50_000,), float(value))}}
 
 
+@pytest.mark.fault("R4")
 def test_a_full_disk_names_file_and_bytes_and_leaves_the_one_before(tmp_path):
     checkpoint.save(tmp_path, 1, big(1), {})
     with largest_file(150_000), pytest.raises(ConfigError) as caught:
@@ -93,6 +96,7 @@ def test_a_full_disk_names_file_and_bytes_and_leaves_the_one_before(tmp_path):
     assert checkpoint.load_latest(tmp_path)[0] == 2
 
 
+@pytest.mark.fault("R4")
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 @pytest.mark.parametrize("nth", range(4))
 def test_no_room_at_any_operation(tmp_path, monkeypatch, name, nth):
@@ -117,6 +121,7 @@ def test_no_room_at_any_operation(tmp_path, monkeypatch, name, nth):
     assert checkpoint.load_latest(tmp_path)[0] == 3
 
 
+@pytest.mark.fault("R4")
 def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100_000))
     with pytest.raises(ConfigError, match=r"it takes 2\d{5} bytes, 1\d{5} more than are free"):
@@ -124,6 +129,7 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault("R5")
 def test_any_flipped_bit_or_cut_is_seen(tmp_path):
     checkpoint.save(tmp_path, 1, parts(1), {"note": 1.5})
     newest = checkpoint.save(tmp_path, 2, parts(2), {"note": 2.5})
@@ -177,6 +183,7 @@ def test_drafts_of_killed_saves_do_not_gather(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000005"]
 
 
+@pytest.mark.fault("R5")
 def test_an_index_that_was_changed_is_none(tmp_path):
     path = tmp_path / "index.json"
     durable.write_index(path, {"step": 1, "loss": 0.1, "names": ["ä"]})
@@ -186,6 +193,7 @@ def test_an_index_that_was_changed_is_none(tmp_path):
     assert durable.read_index(path) is None
 
 
+@pytest.mark.fault("S14")
 def test_states_from_before_there_was_a_seal_still_load(tmp_path):
     path = checkpoint.save(tmp_path, 1, parts(1), {}) / "manifest.json"
     body = json.loads(path.read_text(encoding="utf-8"))
@@ -194,6 +202,7 @@ def test_states_from_before_there_was_a_seal_still_load(tmp_path):
     assert checkpoint.load_latest(tmp_path)[0] == 1
 
 
+@pytest.mark.fault("R4")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_errors_of_a_full_disk_are_known():
     with pytest.raises(OSError) as caught, open("/dev/full", "wb", buffering=0) as file:

@@ -21,6 +21,7 @@ from llasa.data.transcripts import oddities, shown
 from llasa.errors import ConfigError, InputError
 from llasa.prompt import MARKERS, speech_token
 from llasa.recognizers.base import Transcript
+from tests.faults.rows import trials
 from tests.sounds import RATE, speechlike
 
 GOOD = "the quick brown fox and the lazy dog number {}"
@@ -257,7 +258,8 @@ MARKER_LIKE = st.sampled_from(
 HOSTILE = st.lists(MARKER_LIKE | st.text(max_size=20), max_size=12).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.fault("R8")
+@settings(max_examples=len(trials(300, 10_000)), deadline=None)
 @given(text=HOSTILE)
 def test_no_transcript_becomes_a_marker(opened: Bundle, text: str) -> None:
     prompt = opened.prompt
@@ -272,6 +274,7 @@ def test_no_transcript_becomes_a_marker(opened: Bundle, text: str) -> None:
     assert all(one.isprintable() for one in oddities(text))
 
 
+@pytest.mark.fault("R8")
 def test_a_megabyte_is_looked_at_in_bounded_time(opened: Bundle) -> None:
     for piece in ("a", "<", "<|", "[", "*a", "&#1", "\u202e", "<|s_1|>"):
         start = time.process_time()

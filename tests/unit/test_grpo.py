@@ -1,6 +1,7 @@
 """Reinforcement learning from a recipe: what is refused, what is learnt, and that a stopped run goes on."""
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_a_reward_on_codes_alone_rises(make, tmp_path):
     assert not equal(weights(tmp_path / "run" / "bundle"), weights(Path(make().model)))
 
 
+@pytest.mark.fault("R2")
 def test_a_stopped_run_goes_on_bit_for_bit(make, tmp_path):
     whole = make(out="whole", trainer__save_steps=4)
     train(whole)
@@ -153,6 +155,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(make, tmp_path):
     assert lines[0] == lines[1] and lines[0].count("\n") == 32
 
 
+@pytest.mark.fault("R10")
+@pytest.mark.fault("R11")
 def test_without_verdicts_nothing_is_learnt_and_the_run_stops(make, tmp_path):
     with pytest.raises(ScorerError, match=r"of 8 candidates of step 1 got no verdict \(.*no answer"):
         train(make("Failing", trainer__weight_decay=0.5))
@@ -177,12 +181,23 @@ def test_candidates_may_serve_several_steps(make, tmp_path):
     assert [row["step"] for row in metrics(tmp_path / "run") if "loss" in row] == [1, 2, 3, 4]
 
 
+@pytest.mark.fault("R11")
 def test_some_candidates_may_stay_without_a_verdict(make, tmp_path):
     train(make("Picky", unjudged=0.6, trainer__max_steps=1))
     [row] = metrics(tmp_path / "run")
     assert 0 < row["rollouts/unjudged"] < 0.6 and row["grad_norm"] > 0
 
 
+@pytest.mark.fault("R12")
+def test_groups_of_which_none_ends_are_finite(make, tmp_path):
+    train(make(trainer__max_completion_length=1, trainer__beta=0.0, trainer__max_steps=2))
+    for row in metrics(tmp_path / "run"):
+        assert math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+        assert row["rollouts/unended"] > 0.99
+    assert all(one.isfinite().all() for one in weights(tmp_path / "run" / "bundle").values())
+
+
+@pytest.mark.fault("R12")
 def test_groups_that_are_all_alike_teach_nothing(make, tmp_path):
     train(make("Same", judge__truncated=0.5, trainer__beta=0.0, trainer__max_steps=2))
     for row in metrics(tmp_path / "run"):

@@ -313,6 +313,7 @@ def test_the_last_step_is_measured_too(tmp_path: Path, monkeypatch: pytest.Monke
     assert [row["step"] for row in guard.rows] == [0, 50]
 
 
+@pytest.mark.fault("R2")
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     panels = [lines(0), lines(1, wer=-1), lines(2, rate=1.15), lines(3, rate=1.15)]
     whole = guarded(tmp_path / "a", monkeypatch, panels)

@@ -18,7 +18,7 @@ pytest.importorskip("uvicorn")
 
 from llasa.core import Candidate, Judged
 from llasa.remote_judge import RemoteJudge
-from tests.faults import Fault, Faults, faulty
+from tests.faults.proxy import Fault, Faults, faulty
 from tests.judging import BLOCK, CODEC, ROWS, First, candidate, judging, local_judge, verdicts
 
 BROKEN = [
@@ -34,6 +34,7 @@ def proxy() -> Iterator[Faults]:
         yield between
 
 
+@pytest.mark.fault("R10")
 @pytest.mark.parametrize("fault", BROKEN, ids=lambda one: f"{one.kind}-{one.after}")
 def test_a_bad_connection_ends_at_the_deadline_and_the_next_one_is_taken(proxy: Faults, fault: Fault) -> None:
     bad = proxy.connections
@@ -72,6 +73,7 @@ def test_two_requests_for_the_same_are_one_piece_of_work() -> None:
     assert told[0].status == "scored" and len(seen.seen) == 1
 
 
+@pytest.mark.fault("R9")
 def test_a_dead_replica_costs_no_verdict() -> None:
     with judging() as alive, socket.create_server(("127.0.0.1", 0)) as deaf:
         gone = "http://127.0.0.1:1"
@@ -84,6 +86,7 @@ def test_a_dead_replica_costs_no_verdict() -> None:
         assert time.monotonic() - began_s < 12
 
 
+@pytest.mark.fault("R10")
 def test_the_step_has_a_deadline_for_all() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
@@ -162,6 +165,7 @@ def judged_in_thread(judge: RemoteJudge, rows: Sequence[Candidate]) -> tuple[thr
     return thread, told
 
 
+@pytest.mark.fault("R9")
 def test_a_killed_service_that_comes_back_judges_the_same_candidates(own: Process) -> None:  # R9
     rows = [candidate(n) for n in range(100, 116)]
     judge = RemoteJudge([own.url], item_deadline_s=30)
@@ -178,6 +182,7 @@ def test_a_killed_service_that_comes_back_judges_the_same_candidates(own: Proces
     assert verdicts(told) == verdicts(local_judge().judge(rows))
 
 
+@pytest.mark.fault("R10")
 def test_a_stopped_service_holds_nobody_beyond_the_deadline(own: Process) -> None:  # R10
     judge = RemoteJudge([own.url], item_deadline_s=0.7, step_deadline_s=1)
     assert judge.judge(ROWS[:1])[0].status == "scored"
@@ -189,6 +194,7 @@ def test_a_stopped_service_holds_nobody_beyond_the_deadline(own: Process) -> Non
     assert later.judge(ROWS[:1])[0].status == "scored"
 
 
+@pytest.mark.fault("R10")
 def test_nobody_waits_for_a_stopped_replica_when_there_is_another(own: Process) -> None:
     rows = [candidate(n) for n in range(100, 140)]
     with own.stopped(), judging() as alive:
@@ -196,6 +202,7 @@ def test_nobody_waits_for_a_stopped_replica_when_there_is_another(own: Process) 
     assert verdicts(told) == verdicts(local_judge().judge(rows))
 
 
+@pytest.mark.fault("R9")
 @pytest.mark.slow
 def test_a_long_restart_under_load_loses_nothing(own: Process) -> None:  # R9, at its own figures
     rows = [candidate(100 + n) for n in range(128)]

@@ -51,6 +51,7 @@ def plan(steps: int, save_every_s: float = 0.0) -> Plan:
 RARELY = 1e9
 
 
+@pytest.mark.fault("R2")
 def test_resumed_run_equals_uninterrupted(tmp_path):
     whole = Regression()
     fit(whole, tmp_path / "whole", plan(20))
@@ -117,6 +118,7 @@ def rows_of(folder) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k not in clocks} for line in lines]
 
 
+@pytest.mark.fault("R15")
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_step_saves_and_the_run_goes_on(tmp_path, asked):
     whole, resumed, before = Noisy(), Noisy(), signal.getsignal(asked)
@@ -132,6 +134,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(tmp_path, asked):
     assert signal.getsignal(asked) is before
 
 
+@pytest.mark.fault("R15")
 def test_a_second_interrupt_ends_it_at_once(tmp_path):
     class Impatient(Noisy):
         def step(self, index):
@@ -145,11 +148,13 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path):
     assert checkpoint.load_latest(tmp_path)[0] == 5
 
 
+@pytest.mark.fault("R15")
 def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
     fit(Noisy({19: signal.SIGTERM}), tmp_path, plan(20, RARELY))
     assert checkpoint.load_latest(tmp_path)[0] == 20
 
 
+@pytest.mark.fault("R15")
 def test_usr1_saves_and_goes_on(tmp_path):
     class Curious(Noisy):
         def step(self, index):
@@ -161,6 +166,7 @@ def test_usr1_saves_and_goes_on(tmp_path):
     assert checkpoint.load_latest(tmp_path)[0] == 20
 
 
+@pytest.mark.fault("R2")
 def test_rows_written_after_the_last_save_are_taken_back(tmp_path):
     fit(Noisy(), tmp_path / "whole", plan(20, RARELY))
     rare = plan(20, RARELY)
@@ -182,6 +188,7 @@ def test_rows_written_after_the_last_save_are_taken_back(tmp_path):
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.fault("R13")
 @pytest.mark.parametrize("kind", ["nan", "inf"])
 def test_a_spoilt_step_is_left_out_and_kept(tmp_path, kind):
     task = Noisy({6: kind})
@@ -195,6 +202,7 @@ def test_a_spoilt_step_is_left_out_and_kept(tmp_path, kind):
     assert torch.equal(parts["line"]["weight"], before.line.weight)
 
 
+@pytest.mark.fault("R13")
 def test_three_spoilt_steps_in_a_row_end_the_run(tmp_path):
     fit(Noisy({4: "nan", 5: "nan", 7: "nan", 8: "nan"}), tmp_path / "two", plan(10, RARELY))
     with pytest.raises(TrainingError, match=r"the last 3 steps, up to step 7.*lower the learning rate"):

@@ -59,6 +59,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "drafts" / "model.safetensors")
 
 
+@pytest.mark.fault("R2")
 def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,7 @@ def test_what_was_read_with_other_weights_is_forgotten() -> None:
     assert_same(again.ids, again.finish, *reference(model, prompt, GREEDY))
 
 
+@pytest.mark.fault("S8")
 def test_what_was_read_is_released_on_failure_and_on_closing() -> None:
     model = llama()
     with running(model) as engine:

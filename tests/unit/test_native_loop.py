@@ -133,6 +133,7 @@ def test_request_cancelled_while_waiting_is_over_at_once() -> None:
             waiting.cancel(2)
 
 
+@pytest.mark.fault("S8")
 def test_failure_reaches_everyone_and_the_engine_goes_on() -> None:
     model = Gate()
     with running(model, concurrency=2) as engine:

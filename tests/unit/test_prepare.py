@@ -111,6 +111,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("R6")
 def test_bad_rows_have_a_reason_and_nothing_is_lost(tmp_path: Path, clips: list[Clip]):
     silent, short = tmp_path / "silent.wav", sound(tmp_path, "short", duration_s=0.1)
     audio.write(silent, Audio(np.zeros(8000, np.float32), 16_000))
@@ -131,6 +132,7 @@ def test_bad_rows_have_a_reason_and_nothing_is_lost(tmp_path: Path, clips: list[
     assert all(one["detail"] and one["place"] for one in rejects(tmp_path / "out"))
 
 
+@pytest.mark.fault("R7")
 def test_what_comes_twice_is_kept_once(tmp_path: Path, clips: list[Clip]):
     composed, again = unicodedata.normalize("NFC", "clip-é"), unicodedata.normalize("NFD", "clip-é")
     rows = [
@@ -194,6 +196,7 @@ def test_codes_are_imported(tmp_path: Path):
     assert done.rejects == {"malformed": 1} and rejects(tmp_path)[0]["place"] == "x:1"
 
 
+@pytest.mark.fault("R1")
 def test_the_same_again_does_nothing(tmp_path: Path, clips: list[Clip]):
     run(tmp_path / "out", clips)
     before = hashes(tmp_path / "out")
@@ -228,6 +231,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, place: int) -> list[str]:
     return done
 
 
+@pytest.mark.fault("R1")
 def test_killed_at_every_write_it_ends_the_same(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ):
@@ -254,6 +258,7 @@ def test_killed_at_every_write_it_ends_the_same(
     assert place > 15
 
 
+@pytest.mark.fault("R1")
 def test_torn_lines_are_forgotten(tmp_path: Path, clips: list[Clip]):
     run(tmp_path / "whole", [*clips, Reject("x", "y:1", "malformed", "z")])
     stop = Interrupted("enough")
@@ -273,6 +278,7 @@ def test_torn_lines_are_forgotten(tmp_path: Path, clips: list[Clip]):
     assert not (tmp_path / "out" / ".0123.part").exists()
 
 
+@pytest.mark.fault("R15")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_at_once(tmp_path: Path, clips: list[Clip], number: int):
     before = signal.getsignal(number)
@@ -295,12 +301,14 @@ class Deaf(Plain):
         return super().encode(audio)
 
 
+@pytest.mark.fault("R15")
 def test_a_signal_is_not_lost_in_a_library(tmp_path: Path, clips: list[Clip]):
     with pytest.raises(Interrupted, match="SIGTERM"):
         prepare(Listed(clips), tmp_path / "out", Deaf(), SMALL)
     assert not (tmp_path / "out" / "index.jsonl").exists()
 
 
+@pytest.mark.fault("R17")
 @pytest.mark.parametrize("change", ["options", "codec", "rows", "text"])
 def test_what_was_begun_otherwise_is_refused(tmp_path: Path, clips: list[Clip], change: str):
     run(tmp_path / "out", clips)
@@ -312,6 +320,7 @@ def test_what_was_begun_otherwise_is_refused(tmp_path: Path, clips: list[Clip], 
         prepare(Listed(rows), tmp_path / "out", other, options, max_rejects=1)
 
 
+@pytest.mark.fault("R17")
 def test_the_data_set_may_move(tmp_path: Path, clips: list[Clip]):
     run(tmp_path / "out", clips)
     (tmp_path / "elsewhere").mkdir()
@@ -329,6 +338,7 @@ def test_other_folders_are_left_alone(tmp_path: Path, clips: list[Clip]):
         run(tmp_path / "out", clips)
 
 
+@pytest.mark.fault("R16")
 def test_one_writer_at_a_time(tmp_path: Path, clips: list[Clip]):
     def second(step: Progress) -> None:
         with pytest.raises(ConfigError, match=rf"process {os.getpid()} on .* is writing there"):
@@ -337,6 +347,7 @@ def test_one_writer_at_a_time(tmp_path: Path, clips: list[Clip]):
     run(tmp_path / "out", clips, watch=second)
 
 
+@pytest.mark.fault("R4")
 def test_a_full_disk_leaves_what_was_there(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ):
@@ -362,6 +373,7 @@ def test_a_full_disk_leaves_what_was_there(
     )
 
 
+@pytest.mark.fault("R4")
 def test_a_disk_too_full_for_a_new_file_is_said(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ):
@@ -377,6 +389,7 @@ def test_a_disk_too_full_for_a_new_file_is_said(
         run(tmp_path / "out", clips)
 
 
+@pytest.mark.fault("R4")
 def test_a_disk_too_full_to_begin_does_not_call_what_is_there_damaged(tmp_path: Path):
     (tmp_path / SEEN).mkdir()  # sqlite cannot open it
     with pytest.raises(ConfigError, match=r"Free .* run the same command again"):

@@ -15,6 +15,7 @@ from llasa.core import SamplingParams, Voice
 from llasa.errors import BundleError, ConfigError, InputError
 from llasa.prompt import MARKERS, PLAIN, Prompt, speech_token
 from llasa.train.tokenizer import PAD, UNKNOWN, build_character_tokenizer, build_phone_tokenizer
+from tests.faults.rows import trials
 
 CODEBOOK_SIZE = 32
 ADDED = [PAD, *MARKERS, *(speech_token(code) for code in range(CODEBOOK_SIZE))]
@@ -106,6 +107,7 @@ def test_nothing_to_say_is_refused(characters: Prompt, text: str, voice: Voice |
         characters.render(text, voice)
 
 
+@pytest.mark.fault("R8")
 @pytest.mark.parametrize("folder", ["phone_folder", "character_folder"])
 def test_text_never_becomes_an_added_token(folder: str, request: pytest.FixtureRequest) -> None:
     prompt = Prompt.load(request.getfixturevalue(folder), "llasa-plain", CODEBOOK_SIZE)
@@ -122,7 +124,8 @@ fragments = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.fault("R8")
+@settings(max_examples=len(trials(300, 10_000)), deadline=None)
 @given(st.lists(fragments, max_size=8).map("".join))
 def test_no_text_at_all_becomes_an_added_token(
     phones: Prompt, characters: Prompt, composing: Prompt, text: str
@@ -140,6 +143,7 @@ def test_a_token_that_is_text_and_marker_at_once_is_dropped() -> None:
     assert Prompt(tokenizer, PLAIN, CODEBOOK_SIZE).text_ids("a <|im_start|> a") == ([2, 2], ("<|im_start|>",))
 
 
+@pytest.mark.fault("R8")
 @pytest.mark.parametrize("unit", ["a", "\u2019", "#", "\ufdfa", "<|s_1|>", "AA | "])
 def test_reading_time_grows_linearly(phones: Prompt, characters: Prompt, unit: str) -> None:
     for prompt in (phones, characters):

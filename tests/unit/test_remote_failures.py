@@ -146,6 +146,7 @@ FAILURES: dict[str, tuple[Post, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("S8")
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failing_server_is_an_error_that_names_it(failure: str) -> None:
     post, found = FAILURES[failure]

@@ -161,6 +161,7 @@ def lie(kind: str, answer: Answer) -> bytes:
 THREE = [candidate(n) for n in (100, 200, 300)]
 
 
+@pytest.mark.fault("R11")
 @pytest.mark.parametrize("kind", LIES)
 def test_what_is_no_verdict_leaves_no_value(lying: Lying, kind: str) -> None:
     judge, liar = lying(lambda n, answer: (200, lie(kind, answer)))
@@ -174,12 +175,14 @@ def test_what_is_no_verdict_leaves_no_value(lying: Lying, kind: str) -> None:
     assert liar.asked[0]["nonce"] != liar.asked[1]["nonce"]
 
 
+@pytest.mark.fault("R11")
 @pytest.mark.parametrize("kind", LIES)
 def test_one_lie_costs_nothing(lying: Lying, kind: str) -> None:
     judge, _ = lying(lambda n, answer: (200, json.dumps(answer).encode() if n else lie(kind, answer)))
     assert [one.score and one.score.value for one in judge.judge(THREE)] == [0.1, 0.2, 0.3]
 
 
+@pytest.mark.fault("R11")
 def test_verdicts_in_another_order_are_joined_by_id(lying: Lying) -> None:
     judge, liar = lying(
         lambda n, answer: (200, json.dumps(answer | {"items": answer["items"][::-1]}).encode())
@@ -188,6 +191,7 @@ def test_verdicts_in_another_order_are_joined_by_id(lying: Lying) -> None:
     assert len(liar.asked) == 1
 
 
+@pytest.mark.fault("R11")
 def test_a_stale_answer_is_not_taken_for_the_new_one(lying: Lying) -> None:
     # The service repeats its first answer's nonce for ever, as a cache in between would.
     judge, _ = lying(lambda n, answer: (200, json.dumps(answer | {"nonce": answer["old"]}).encode()))
@@ -241,6 +245,7 @@ def test_the_idlest_is_asked_and_another_one_for_the_second_time() -> None:
     assert able.take([one]) is two
 
 
+@pytest.mark.fault("R10")
 def test_the_circuit_opens_and_one_probe_closes_it() -> None:
     able, clock = replicas(1)
     for _ in range(OPEN_AFTER):

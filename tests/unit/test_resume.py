@@ -89,6 +89,7 @@ def test_checkpoints_are_sealed_and_old_ones_pruned(whole):
     assert resume.newest_complete(folder) == folder / "checkpoint-10"
 
 
+@pytest.mark.fault("R2")
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, whole):
     with pytest.raises(SystemExit):
         resume.train(trainer(tmp_path, At(6, killed)), tmp_path)
@@ -97,6 +98,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, whole):
     assert torch.equal(weights(again), whole[1])
 
 
+@pytest.mark.fault("R15")
 def test_a_signal_saves_and_stops(tmp_path, whole):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="after step 5 of 10"):
@@ -108,6 +110,7 @@ def test_a_signal_saves_and_stops(tmp_path, whole):
     assert torch.equal(weights(again), whole[1])
 
 
+@pytest.mark.fault("R15")
 def test_usr1_saves_and_goes_on(tmp_path, whole):
     run = trainer(tmp_path, At(7, lambda: os.kill(os.getpid(), signal.SIGUSR1)), save_total_limit=None)
     resume.train(run, tmp_path)
@@ -141,6 +144,7 @@ def sealed(folder: Path, step: int) -> Path:
     return path
 
 
+@pytest.mark.fault("R5")
 @pytest.mark.parametrize(
     "harm",
     [
@@ -167,6 +171,7 @@ def test_nothing_whole_is_none(tmp_path):
     assert resume.newest_complete(tmp_path) is None
 
 
+@pytest.mark.fault("R4")
 def test_a_full_disk_is_told_and_the_one_before_stays(tmp_path, whole):
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
@@ -188,6 +193,7 @@ def spoil(network: torch.nn.Module) -> None:
     network.model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
 
 
+@pytest.mark.fault("R13")
 def test_a_spoilt_update_is_left_out_and_its_batches_kept(tmp_path):
     handles = []
 
@@ -203,6 +209,7 @@ def test_a_spoilt_update_is_left_out_and_its_batches_kept(tmp_path):
     assert not any(handles)
 
 
+@pytest.mark.fault("R13")
 def test_three_spoilt_updates_in_a_row_end_the_run(tmp_path):
     run = trainer(tmp_path, At(5, spoil, early=True))
     with pytest.raises(TrainingError, match="up to step 7"):

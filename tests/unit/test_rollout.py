@@ -168,6 +168,7 @@ def test_verdicts_come_while_others_are_drawn(policy):
     assert spent.exposed_s < spent.judge_s / 2
 
 
+@pytest.mark.fault("R9")
 def test_a_judge_that_fails_as_a_whole_ends_the_step(policy):
     made = policy(Counting(broken=True))
     with pytest.raises(ScorerError, match="out of order"):
@@ -201,6 +202,7 @@ def test_rewards_are_the_verdicts_and_none_without_one(policy):
     assert told["rollouts/unjudged"] == pytest.approx(1 / 6)
 
 
+@pytest.mark.fault("R11")
 def test_verdicts_of_other_completions_are_refused(policy):
     made = policy(Counting())
     rolled, _ = made.roller.roll(PROMPTS, PLACE)

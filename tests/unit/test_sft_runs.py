@@ -65,6 +65,7 @@ def recipe(corpus: Path, out: Path, *settings: str):
 MUON = ("optimizer.muon=true", "trainer.gradient_accumulation_steps=2")
 
 
+@pytest.mark.fault("R2")
 @pytest.mark.parametrize("settings", [(), pytest.param(MUON, marks=pytest.mark.slow)])
 def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(corpus, tmp_path, settings):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -183,6 +184,7 @@ def test_what_was_found_is_told_before_training_and_nothing_is_trained_after_a_d
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.fault("R17")
 def test_a_changed_recipe_does_not_go_on_unasked(corpus, tmp_path):
     train(recipe(corpus, tmp_path / "run", "trainer.max_steps=1"))
     with pytest.raises(ConfigError, match="learning_rate"):

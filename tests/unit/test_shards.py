@@ -75,6 +75,7 @@ def test_codes_of_another_codec_are_refused(tmp_path: Path, folder: Path):
             read()
 
 
+@pytest.mark.fault("R5")
 def test_damaged_or_missing_file(tmp_path: Path):
     path = tmp_path / "ada.parquet"
     shards.write(path, ROWS, HEADER)
@@ -122,6 +123,7 @@ def damages(data: bytes) -> dict[str, bytes]:
     return cut | flipped
 
 
+@pytest.mark.fault("R5")
 def test_every_damage_is_found(folder: Path):
     path = folder / "train-00001.parquet"
     whole = path.read_bytes()
@@ -132,6 +134,7 @@ def test_every_damage_is_found(folder: Path):
         assert index.damage(folder, file), name
 
 
+@pytest.mark.fault("R5")
 def test_damage_is_named_or_skipped(folder: Path):
     (folder / "train-00000.parquet").unlink()
     with pytest.raises(BundleError, match=r"shard 'train-00000\.parquet' is damaged"):

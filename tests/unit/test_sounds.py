@@ -75,6 +75,7 @@ BAD = {
 }
 
 
+@pytest.mark.fault("R6")
 @pytest.mark.parametrize(("data", "reason"), BAD.values(), ids=BAD)
 def test_bad_sound_has_its_reason(data: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
@@ -85,6 +86,7 @@ def test_bad_sound_has_its_reason(data: bytes, reason: str, tmp_path: Path) -> N
     assert str(path) in str(error.value)
 
 
+@pytest.mark.fault("R6")
 def test_missing_sound(tmp_path: Path) -> None:
     for name in ("gone.wav", "gone\0.wav", "\ud800.wav", "."):
         clip = Clip("a", str(tmp_path / name), "x")
@@ -94,6 +96,7 @@ def test_missing_sound(tmp_path: Path) -> None:
             assert error.value.reason in ("missing", "unreadable")
 
 
+@pytest.mark.fault("R6")
 @pytest.mark.parametrize("format", ["wav", "flac", "mp3", "opus"])
 def test_a_wrong_ending_does_not_matter(format: str, tmp_path: Path) -> None:
     path = tmp_path / "a.xyz"
@@ -165,6 +168,7 @@ def test_no_name_leads_out(name: str) -> None:
     assert found is None or (".." not in found.parts and found.is_relative_to("/data/set"))
 
 
+@pytest.mark.fault("R6")
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damaged_bytes_are_sound_within_limits_or_a_reason(tmp_path_factory, data) -> None:

@@ -206,6 +206,7 @@ GOOD = {
 CODES, SOUND = np.array([1, 2], np.int32), np.zeros(9, np.int16)
 
 
+@pytest.mark.fault("S14")
 @pytest.mark.parametrize(
     ("tensors", "strings", "words"),
     [
@@ -230,6 +231,7 @@ def test_files_of_another_content_are_refused(tmp_path, tensors, strings, words)
         load(path)
 
 
+@pytest.mark.fault("R5")
 @given(st.data())
 def test_a_flipped_byte_gives_a_voice_or_a_bundle_error(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "flip.safetensors"

@@ -1,5 +1,6 @@
 """The folder that one process prepares into: its lock, what it was begun with, and safe writing."""
 
+import errno
 import json
 import os
 import socket
@@ -21,6 +22,8 @@ from llasa.errors import BundleError, ConfigError
 
 REJECTS, RUN = "rejects.jsonl", "run.json"
 _BLOCK = 4096  # bytes by which files grow
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FREE = f"Free {_BLOCK} bytes there and run the same command again"
 _LIBRARIES = ("llasa", "numpy", "pyarrow", "soundfile", "soxr", "torch")
 
 
@@ -40,9 +43,8 @@ class Folder:
             self._lock = _locked(path)
         except OSError as error:
             found = f"the system says: {error.strerror}"
-            raise ConfigError(
-                f"Preparing '{path}': {found}. Name a folder that can be written to."
-            ) from error
+            todo = _FREE if error.errno in _FULL else "Name a folder that can be written to"
+            raise ConfigError(f"Preparing '{path}': {found}. {todo}.") from error
         try:
             self._recover()
         except BaseException:
@@ -119,7 +121,7 @@ class Folder:
         entry = shards.entry(self.path, shard, rows, header, len(rejects), start + len(told))
         self._append(REJECTS, told)
         before()
-        _sync(self.path)
+        self._sync()
         self._append(index.NAME, entry.line())
         self.entries.append(entry)
 
@@ -142,6 +144,19 @@ class Folder:
                 os.truncate(path, size)
             todo = f"Free {max(len(data), _BLOCK)} bytes there and run the same command again"
             raise ConfigError(f"Writing '{path}': the system says: {error.strerror}. {todo}.") from error
+
+    def _sync(self) -> None:
+        """Make sure that renamed files are still there after a power cut, where the system can."""
+        if not hasattr(os, "O_DIRECTORY"):
+            return
+        descriptor = os.open(self.path, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            found = f"the system says: {error.strerror}"
+            raise ConfigError(f"Writing '{self.path}': {found}. {_FREE}.") from error
+        finally:
+            os.close(descriptor)
 
     def reasons(self) -> Counter[str]:
         """Return how many rows were rejected, by reason."""
@@ -170,13 +185,3 @@ def _locked(path: Path) -> FileLock:
         raise ConfigError(f"Preparing '{path}': {who} is writing there. Wait for it, or end it.") from error
     owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     return lock
-
-
-def _sync(folder: Path) -> None:
-    """Make sure that renamed files are still there after a power cut, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def _is_own(split: str) -> bool:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rule. speakers: those held out, if the rule is `speakers`."""
+    """The rule. speakers: those held out, as `same` has them, if the rule is `speakers`."""
 
     rule: str
     share: float
@@ -77,15 +78,20 @@ class HeldOut:
         if self.rule == "source":
             held = _is_own(own)
         elif self.rule == "speakers":
-            held = speaker in self.speakers
+            held = same(speaker) in self.speakers
         else:
             held = self.rule == "text" and _chance(_spoken(text)) < self.share
         return "heldout" if held else "train"
 
 
+def same(name: str) -> str:
+    """Return what is equal for ids or names that differ in case or in how Unicode writes them alone."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
 def _spoken(text: str) -> str:
-    """Return what is equal for texts that differ in case and punctuation alone."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    """Return what is equal for texts that differ in case, writing and punctuation alone."""
+    return " ".join(re.findall(r"\w+", same(text)))
 
 
 def _chance(text: str) -> float:
@@ -112,7 +118,10 @@ def held_out(options: Options, found: Survey) -> HeldOut:
 
 def _chosen(speakers: Counter[str], share: float) -> frozenset[str]:
     """Return speakers, by hash, until they have `share` of the rows: one at least and never all."""
-    named = sorted((name for name in speakers if name), key=_chance)
+    writings = dict[str, list[str]]()
+    for name in filter(None, speakers):
+        writings.setdefault(same(name), []).append(name)
+    named = sorted(writings, key=lambda name: _chance(min(writings[name])))
     if len(named) < 2 or speakers[""]:
         said = (
             f"{speakers['']} rows do not say who speaks"
@@ -124,5 +133,5 @@ def _chosen(speakers: Counter[str], share: float) -> frozenset[str]:
     for name in named[:-1]:
         if rows < wanted:
             chosen.add(name)
-            rows += speakers[name]
+            rows += sum(speakers[writing] for writing in writings[name])
     return frozenset(chosen)

@@ -7,7 +7,6 @@ must not come twice are written first, its line of the index last; what no line 
 import signal
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from types import FrameType
 from llasa.codec.base import Codec
 from llasa.data.encode import Job, Kept, Made, Options, Tick, encode, header
 from llasa.data.folder import REJECTS, Folder
-from llasa.data.heldout import HeldOut, Rows, Survey, held_out, survey
+from llasa.data.heldout import HeldOut, Rows, Survey, held_out, same, survey
 from llasa.data.index import Split
 from llasa.data.rejects import Reject
 from llasa.data.seen import Seen
@@ -188,10 +187,10 @@ def _unseen(one: Kept | Reject, seen: Seen, shard: int) -> Kept | Reject:
     if isinstance(one, Reject):
         return one
     id = one.row.id
-    name = b"id " + unicodedata.normalize("NFKC", id).casefold().encode()
+    name = b"id " + same(id).encode()
     if (first := seen.first(name)) is not None:
-        same = "it" if first == id else f"'{first}', which differs in case or in how Unicode writes it,"
-        return Reject(id, one.place, "duplicate-id", f"A row before has {same} for an id.")
+        such = "it" if first == id else f"'{first}', which differs in case or in how Unicode writes it,"
+        return Reject(id, one.place, "duplicate-id", f"A row before has {such} for an id.")
     sound = b"sound " + one.sound
     if (first := seen.first(sound)) is not None:
         return Reject(id, one.place, "duplicate-audio", f"Its sound is that of '{first}'.")

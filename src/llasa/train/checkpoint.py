@@ -55,8 +55,9 @@ def save(
         full = _full(draft, needed, doing) if durable.is_full(error) else None
         shutil.rmtree(draft, ignore_errors=True)
         raise (full or error) from error
-    _put(draft, final)
-    _prune(folder, final, keep)
+    with durable.told(doing, folder):
+        _put(draft, final)
+        _prune(folder, final, keep)
     return final
 
 

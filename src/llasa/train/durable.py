@@ -10,7 +10,8 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,24 @@ def check_room(folder: Path, needed: int, doing: str) -> None:
 
 def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
     """Return the error of a file of `size` bytes that had no room; `needed` are still to be written."""
-    missing = needed - shutil.disk_usage(file.parent).free
+    there = next(folder for folder in file.parents if folder.exists())  # there may have been no room for one
+    missing = needed - shutil.disk_usage(there).free
     if missing <= 0:  # room enough on the disk: it is a limit on the size of files, or a quota
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         missing = size - limit if 0 < limit < size else size
     return ConfigError(f"{doing}: '{file.name}' had no room; {missing} bytes are missing there. {_TODO}")
 
 
+@contextmanager
+def told(doing: str, place: Path) -> Iterator[None]:
+    """Turn an error of a full disk inside into ours; for work that needs no more than a block or two."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise full(doing, Path(error.filename or place), _BLOCK, _BLOCK) from error
+
+
+_BLOCK = 4096  # bytes by which names and small files grow
 _TODO = "Free them, or raise the limit, and run the same command again: what was saved before is whole."

@@ -242,6 +242,10 @@ class Callback(TrainerCallback):
     def disk_full(self, error: Exception) -> Exception:
         """Remove the checkpoint that there was no room for, and return the error that says so."""
         drafts = [path for path in _checkpoints(self.folder) if not (path / INDEX).exists()]
+        if not drafts:  # it was no checkpoint, but what tells of the run
+            beside = [path for path in self.folder.parent.iterdir() if path.is_file()]
+            newest = max(beside, key=lambda path: path.stat().st_mtime_ns, default=self.folder)
+            return durable.full(f"Training in '{self.folder.parent}'", newest, _SMALL, _SMALL)
         written = {file: file.stat() for path in drafts for file in _files(path).values()}
         # safetensors removes what it could not finish; torch's writer and Python leave it.
         newest = max(written, key=lambda file: written[file].st_mtime_ns, default=None)
