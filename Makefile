@@ -1,4 +1,4 @@
-# make say TEXT="..." | make test | make lint | make docs | make release-check | make clean. The first call makes .venv and installs into it.
+# make say TEXT="..." | make test | make coverage | make lint | make docs | make release-check | make clean. The first call makes .venv and installs into it.
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 TEXT ?= Hello from a very small model.
@@ -11,7 +11,7 @@ BIN := .venv/bin
 override TEXT := $(value TEXT)
 export TEXT OUT
 
-.PHONY: say test lint docs release-check clean
+.PHONY: say test coverage lint docs release-check clean
 
 say: .venv/.say
 	@mkdir -p "$$(dirname "$$OUT")"
@@ -20,6 +20,11 @@ say: .venv/.say
 # A process each of so many workers; WORKERS=0 for a debugger.
 test: .venv/.test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# The default tests again, and which lines of the package they run: build/coverage.txt.
+coverage: .venv/.test
+	@mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS) | tee build/coverage.txt
 
 lint: .venv/.test
 	$(BIN)/ruff check .
