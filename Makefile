@@ -42,7 +42,7 @@ release-check:
 	PYTHON=$(PYTHON) tests/release.sh
 
 clean:
-	rm -rf build dist .venv/.say .venv/.test .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist .coverage* .venv/.say .venv/.test .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:
