@@ -24,7 +24,8 @@ test: .venv/.test
 # The default tests again, and which lines of the package they run: build/coverage.txt.
 coverage: .venv/.test
 	@mkdir -p build
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS) | tee build/coverage.txt
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS) > build/coverage.txt; \
+		status=$$?; cat build/coverage.txt; exit $$status
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ Equal: of the f16 and q8_0 files, greedy ids agree with those in bfloat16 as far
 llama-cpp-python is compiled where it is installed: pip install 'llasa[gguf]', 5 to 15 minutes. The model:
 
     python -m tests.published out/llasa-1b --shape 1b --codec tiny    # 40 s, 2.8 GB
-    python benchmarks/llamacpp.py out/llasa-1b --threads 2            # about 25 minutes, 8 GB; files stay in out/gguf
+    python benchmarks/llamacpp.py out/llasa-1b --threads 2    # about 25 minutes, 8 GB; files stay in out/gguf
 """
 
 import argparse

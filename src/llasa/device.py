@@ -71,7 +71,7 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
     if not wanted or before == 1:
         yield
         return
-    torch.set_num_threads(1)
+    set_own_threads(1)  # one that begins meanwhile is to have as many as ever
     try:
         yield
     finally:

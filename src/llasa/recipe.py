@@ -174,7 +174,7 @@ def build_search(
     if block.strategy == "fallback":
         return Fallback(tuple(block.temperatures), target)
     if block.strategy == "committed":
-        return _committed(recipe, judge, parts, n) if n > 1 else search_for(n)
+        return _committed(recipe, _of_beginnings(recipe, judge, parts), n) if n > 1 else search_for(n)
     process = build_judge(recipe.process, parts) if recipe.process else judge
     if block.strategy == "beam":
         return BeamSearch(block.width, block.branch, block.step_s, block.until_s, process=process)
@@ -195,12 +195,16 @@ def build_streaming(
     aims = target is not None or recipe.search.target is not None
     if n == 1 or aims or not hears or recipe.search.strategy != "best":
         return None
-    return _committed(recipe, judge, parts, n)
+    process = _of_beginnings(recipe, judge, parts)
+    return _committed(recipe, process, n) if process.partial else None
 
 
-def _committed(recipe: Recipe, judge: Judge, parts: Parts, n: int) -> Committed:
+def _of_beginnings(recipe: Recipe, judge: Judge, parts: Parts) -> Judge:
+    return build_judge(recipe.process, parts) if recipe.process else judge.of_beginnings()
+
+
+def _committed(recipe: Recipe, process: Judge, n: int) -> Committed:
     block = recipe.search
-    process = build_judge(recipe.process, parts) if recipe.process else judge.of_beginnings()
     return Committed(n, block.width, block.block_s, block.ahead_s, process=process)
 
 

@@ -284,8 +284,9 @@ class Run:
     def ranking(
         self, judged: Sequence[Judged], stop: str, pace: Mapping[str, float] | None = None
     ) -> Ranking:
-        """Return how it ended; ScorerError if there is no verdict."""
-        need_verdict(judged)
+        """Return how it ended; ScorerError if there is no verdict and nothing was heard of it (pace)."""
+        if not pace:
+            need_verdict(judged)
         order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
         ranked = tuple(judged[i] for i in order)
         spent = self.tokens, stop, self.generate_s, self.judge_s

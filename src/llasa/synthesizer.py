@@ -5,6 +5,7 @@ It must not know files of sound, command lines or the inside of any part.
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -223,6 +224,7 @@ class Synthesizer:
             "drafts": getattr(self.bundle.engine, "drafts", None),
             "sampling": {key: getattr(first.params, key) for key in ("seed", *Sampling.model_fields)},
             "search": type(search).__name__,
+            "candidates": getattr(search, "n", None),
             "recipe": effort.recipe.model_dump(exclude_none=True) if effort.recipe else None,
             "deadline_s": effort.deadline_s,
             "deadline_x": effort.deadline_x,
@@ -252,12 +254,12 @@ class Synthesizer:
         )
         return self._heard(job, self._submit(job).result())
 
-    def means(self, judge: Judge) -> Means:
-        """Return what a search strategy works with."""
+    def means(self, judge: Judge, streams: bool = False) -> Means:
+        """Return what a search strategy works with; streams: somebody listens meanwhile."""
         rate = codes_per_s(self.bundle)
         silence = math.ceil(EDGE_SILENCE_S * rate)  # it may be the end, of which so much is kept
-        early, later = held_back(self.bundle.codec)
-        held = early + silence, later + silence
+        early, later = held_back(self.bundle.codec) if streams else (0, 0)
+        held = (early + silence, later + silence) if streams else (sys.maxsize, sys.maxsize)
         return Means(self.bundle.engine, judge, self.bundle.prompt.codes, rate, held)
 
     def job(
@@ -311,7 +313,7 @@ class Synthesizer:
         self, segments: Sequence[Segment], jobs: Sequence[Ready], effort: Effort, streams: bool
     ) -> Generator[Part]:
         """Yield segments; where nobody listens meanwhile, what is committed is passed over."""
-        means, total_s = self.means(effort.judge), sum(job.expected_s for job in jobs)
+        means, total_s = self.means(effort.judge, streams), sum(job.expected_s for job in jobs)
         for number, (part, job) in enumerate(zip(segments, jobs, strict=True), 1):
             limit_s = None if effort.deadline_s is None else effort.deadline_s * job.expected_s / total_s
             limit_s = limit_s if effort.deadline_x is None else effort.deadline_x * job.expected_s
@@ -320,12 +322,15 @@ class Synthesizer:
             codes = followed(search.run(job, means, limit_s), told, streams)
             begun = Candidate(job.utterance, [], "partial")
             spoken = Spoken(part, begun, number, len(jobs), job.dropped, params=job.params)
-            yield self._found(spoken, codes, effort.judge)
+            yield self._found(spoken, codes, effort.judge, streams)
 
-    def _found(self, spoken: Spoken, codes: Generator[Codes, None, Ranking], judge: Judge) -> Part:
+    def _found(
+        self, spoken: Spoken, codes: Generator[Codes, None, Ranking], judge: Judge, streams: bool
+    ) -> Part:
         """Yield the sound of a segment that is searched for: what is committed at once, else all last."""
         voice = spoken.candidate.utterance.voice
-        ranking, sound = yield from heard(self.bundle.codec, voice, codes)
+        # A streaming decoder is opened for who listens only.
+        ranking, sound = (yield from heard(self.bundle.codec, voice, codes)) if streams else _unheard(codes)
         best = replace(ranking.judged[0].candidate, audio=sound)
         if sound is None:  # also of one that was ruled out before it was decoded
             [best] = judge.decode([ranking.judged[0].candidate])
@@ -373,6 +378,15 @@ def _ended(part: Part) -> Spoken:
     except StopIteration as end:
         _warn(end.value)
         return end.value
+
+
+def _unheard(codes: Generator[Codes, None, Ranking]) -> tuple[Ranking, None]:
+    """Return what a search finds to which nobody listens meanwhile."""
+    while True:
+        try:
+            next(codes)
+        except StopIteration as end:
+            return end.value, None
 
 
 def _warn(spoken: Spoken) -> None:

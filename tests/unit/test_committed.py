@@ -215,6 +215,12 @@ def test_a_judge_that_fails_does_not_end_what_is_being_heard() -> None:
         news_of(committed(4, scorer=Dying(0)), job)
 
 
+def test_a_judge_that_fails_at_the_end_does_not_end_what_was_heard() -> None:
+    job, dying = planted_job(pass_rate=1.0), Dying(3)
+    news, ranking = news_of(committed(4, scorer=dying), job, planted_means(PlantedEngine(), dying))
+    assert ranking.judged[0].status == "unjudged" and news
+
+
 @pytest.mark.parametrize(
     ("keys", "found"),
     [

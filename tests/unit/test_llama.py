@@ -139,6 +139,15 @@ def test_an_adapter_in_the_folder_other_weights_and_none_are_left_to_transformer
     assert read_llama(tmp_path, torch.float32) is None
 
 
+def test_a_head_that_differs_from_what_it_is_said_to_be_is_left_to_transformers(tmp_path: Path) -> None:
+    saved(tmp_path, "tied")
+    weights = load_file(tmp_path / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    for head, taken in ((embedding.clone(), True), (embedding + 1, False)):
+        save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors")
+        assert (read_llama(tmp_path, torch.float32) is not None) is taken
+
+
 def test_shards_outside_the_folder_are_not_opened(tmp_path: Path) -> None:
     saved(tmp_path / "model", max_shard_size="20KB")
     index = tmp_path / "model" / "model.safetensors.index.json"

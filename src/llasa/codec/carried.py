@@ -81,11 +81,13 @@ class CarriedStream:
         self._codec, self._speak = codec, speak
         self._carried, self._owed = Carried(), 0
         self._dropped = trim + len(context) * codec.hop_length
+        check_codes(codec, context)
         if context:
             self._sound(context)
 
     def push(self, codes: Codes) -> Audio:
         """See `DecodeStream`."""
+        check_codes(self._codec, codes)
         self._owed += len(codes) * self._codec.hop_length
         return self._sound(codes) if codes else self._audio(np.zeros(0, np.float32))
 
@@ -96,7 +98,6 @@ class CarriedStream:
 
     @torch.inference_mode()
     def _sound(self, codes: Codes) -> Audio:
-        check_codes(self._codec, codes)
         with one_thread():
             samples = self._speak(torch.tensor([codes], dtype=torch.long), self._carried)[0]
         dropped = min(self._dropped, len(samples))

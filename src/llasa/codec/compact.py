@@ -26,6 +26,7 @@ from llasa.codec.compact_network import CompactConfig, CompactModel
 from llasa.core import Audio, Codes
 from llasa.device import fastest_dtype, one_thread
 from llasa.errors import BundleError, InputError
+from llasa.weights import not_finite
 
 PARTS = ("encoder", "decoder", "vocoder")
 SCALE = ".scale_of_rows"
@@ -82,6 +83,8 @@ def _read(folder: Path, parts: Sequence[str]) -> CompactModel:
         model = CompactModel(CompactConfig(**sizes))
         for part in parts:
             model.get_submodule(part).load_state_dict(unpacked(load_file(folder / f"{part}.safetensors")))
+        if odd := not_finite(model):
+            raise ValueError(f"{len(odd)} weights are not finite, first {odd[0]}")
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"Loading the compact codec from '{folder}': {error}. Reinstall or rebuild the bundle."

@@ -51,6 +51,10 @@ class CompactConfig:
     vocoder_n_fft: int = 640
     ahead: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        if self.ahead is not None and [type(n) for n in self.ahead] != [int, int]:
+            raise ValueError(f"ahead is {self.ahead}, not two whole numbers")
+
     @property
     def frames_per_code(self) -> int:
         """Mel frames a code."""

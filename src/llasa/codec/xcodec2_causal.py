@@ -25,6 +25,7 @@ from llasa.codec.carried import Carried, surrounded, turned_back
 from llasa.codec.istft import added_on, overlap_add, spectrum
 from llasa.codec.xcodec2_decoder import EPS, GROUPS, LEAST_ENERGY, LOUDEST
 from llasa.errors import BundleError
+from llasa.weights import not_finite
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Reach:
     window: int = 250
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ahead <= 3 or self.window < 1:  # half of the first convolution
+        whole = type(self.ahead) is int and type(self.window) is int
+        if not whole or not 0 <= self.ahead <= 3 or self.window < 1:  # 3: half of the first convolution
             raise ValueError(f"ahead {self.ahead} is not from 0 to 3, or window {self.window} below 1")
 
 
@@ -147,6 +149,8 @@ def load(folder: Path, native: Any) -> CausalDecoder:
         reach = Reach(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         made = CausalDecoder(copy.deepcopy(native), reach)
         made.native.load_state_dict(load_file(folder / "model.safetensors"))
+        if odd := not_finite(made):
+            raise ValueError(f"{len(odd)} weights are not finite, first {odd[0]}")
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"Loading the streaming decoder from '{folder}': {error}. Download it again, or train it: "

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from llasa.codec.base import Codec
 from llasa.data.encode import Job, Made, Options, Tick, encode
 from llasa.data.prepare import Drive
-from llasa.errors import EngineError, MissingExtra
+from llasa.errors import EngineError, LlasaError, MissingExtra
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -97,7 +97,7 @@ def _result(ray: Any, doing: str, pending: Any) -> Any:
     try:
         return ray.get(pending)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        raise error.cause from (None if isinstance(error.cause, LlasaError) else error)
     except ray.exceptions.RayActorError as error:
         found = f"a worker died {1 + _TRIES} times at the same job, which often is a want of memory"
         todo = "What is done is kept: run the same command again, or leave the job out."

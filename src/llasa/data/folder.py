@@ -154,7 +154,8 @@ class Folder:
             os.fsync(descriptor)
         except OSError as error:
             found = f"the system says: {error.strerror}"
-            raise ConfigError(f"Writing '{self.path}': {found}. {_FREE}.") from error
+            todo = _FREE if error.errno in _FULL else "See to the disk and run the same command again"
+            raise ConfigError(f"Writing '{self.path}': {found}. {todo}.") from error
         finally:
             os.close(descriptor)
 

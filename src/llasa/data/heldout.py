@@ -86,7 +86,8 @@ class HeldOut:
 
 def same(name: str) -> str:
     """Return what is equal for ids or names that differ in case or in how Unicode writes them alone."""
-    return unicodedata.normalize("NFKC", name).casefold()
+    # Folding may take apart what the first pass put together.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _spoken(text: str) -> str:

@@ -62,7 +62,7 @@ class LlamaConfig(BaseModel):
     def _derived(cls, given: dict[str, Any]) -> dict[str, Any]:
         known = {key: value for key, value in given.items() if value is not None}
         heads = known["num_attention_heads"]
-        rope = known.get("rope_parameters") or known.get("rope_scaling") or {}
+        rope = known.get("rope_scaling") or known.get("rope_parameters") or {}
         rope = {
             "rope_theta": known.get("rope_theta", 10000.0),
             "rope_type": rope.get("type", "default"),
@@ -241,11 +241,15 @@ def read_llama(folder: Path, dtype: torch.dtype) -> Llama | None:
         KeyError,
         AttributeError,
         ArithmeticError,
+        RuntimeError,
         SafetensorError,
     ) as error:
         _log.info("%s is left to transformers: %s", folder.name, error)
         return None
-    return model.eval() if fits and not not_finite(model) else None
+    if not fits or not_finite(model):
+        _log.info("%s is left to transformers: its weights are not plainly those of its config", folder.name)
+        return None
+    return model.eval()
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -259,16 +263,18 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 def _fill(model: Llama, weights: dict[str, Tensor], dtype: torch.dtype) -> bool:
     """Give a model its weights, and tell whether they are the ones that it has."""
     expected = {name: weight.shape for name, weight in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    tied, embedding = model.config.tie_word_embeddings, weights["model.embed_tokens.weight"]
+    if tied and not torch.equal(weights.setdefault("lm_head.weight", embedding), embedding):
+        return False  # transformers ties nothing that differs
     if {name: weight.shape for name, weight in weights.items()} != expected:
         return False
     if any(weight.dtype not in _FLOATS for weight in weights.values()):
         return False
     # One after another, so that a large model is not held twice.
     for name in expected:
-        weights[name] = weights[name].to(dtype)
+        of = "model.embed_tokens.weight" if tied and name == "lm_head.weight" else name
+        weights[name] = weights[of].to(dtype)
     model.load_state_dict(weights, assign=True)
-    if model.config.tie_word_embeddings:
+    if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     return True

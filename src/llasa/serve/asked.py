@@ -81,6 +81,8 @@ class SpeechRequest(BaseModel):
     @property
     def streams(self) -> bool:
         """Whether bytes go out while others are made; wav cannot tell its length then, so it is asked for."""
+        if self.stream_format == "sse":
+            return True
         return self.response_format != "wav" if self.stream is None else self.stream
 
     def sound(self) -> bytes:

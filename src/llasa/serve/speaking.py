@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from llasa.audio.apart import read_apart
 from llasa.audio.tempo import Tempo
+from llasa.beams import Hybrid
 from llasa.core import Audio, Candidate, Ids, Judged, SamplingParams, Voice
 from llasa.engines.base import Engine, Request
 from llasa.errors import ConfigError, EngineError, InputError
@@ -82,6 +83,16 @@ class OneAtATime:
             return self.judge(candidates)
         with self._lock:
             return self._judge.choose(candidates, above)
+
+
+def _in_turn(search: Any, lock: AbstractContextManager[Any]) -> Any:
+    """Return a search whose judge of beginnings, if it has one of its own, works one at a time too."""
+    if isinstance(search, Hybrid):
+        return replace(search, first=_in_turn(search.first, lock))
+    process = getattr(search, "process", None)
+    if process is None or isinstance(process, OneAtATime):
+        return search
+    return replace(search, process=OneAtATime(process, lock))
 
 
 @dataclass
@@ -209,9 +220,13 @@ class Speakers:
     def _effort(self, asked: SpeechRequest, name: str, spares: bool) -> Effort | None:
         if asked.effort == 1 and not asked.judge:
             return None
-        judge: Any = OneAtATime(*self._judge(name), spares)
+        shared, lock = self._judge(name)
+        judge: Any = OneAtATime(shared, lock, spares)
         effort = self.speakers[name].effort(
             asked.effort, target=asked.target, deadline_s=asked.deadline, judge=judge
+        )
+        effort = replace(
+            effort, search=_in_turn(effort.search, lock), streaming=_in_turn(effort.streaming, lock)
         )
         # A whole answer need not be in time, and who looks at all candidates wants them whole.
         return effort if asked.streams and spares else replace(effort, streaming=None)

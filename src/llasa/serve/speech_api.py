@@ -145,9 +145,8 @@ class Desk:
     async def _bytes(self, speech: Speech) -> AsyncIterator[bytes]:
         asked = speech.asked
         sounds = await asyncio.get_running_loop().run_in_executor(self.threads, speech.sounds)
-        streams = asked.streams or asked.stream_format == "sse"
         tags = speech.provenance.tags
-        return encoded(sounds, asked.response_format, asked.sample_rate, streams, self.threads, tags)
+        return encoded(sounds, asked.response_format, asked.sample_rate, asked.streams, self.threads, tags)
 
     async def _told(
         self, data: AsyncIterator[bytes], speech: Speech, place: Place, id: str, key: str

@@ -146,7 +146,8 @@ class Panel(TrainerCallback):
 
     def _speak(self, speaker: Speaker, state: Any, control: Any, model: Any) -> None:
         began, lm = time.monotonic(), speaker.folder / "lm"
-        self.trainer.save_model(str(lm))  # by all processes, as each may hold a part of the weights
+        # By all processes, as each may hold a part of the weights; nobody's upload.
+        self.trainer.save_model(str(lm), _internal_call=True)
         if not state.is_world_process_zero:
             return
         measures, paths = speaker.say(lm, state.global_step)

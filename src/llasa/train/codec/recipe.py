@@ -247,6 +247,9 @@ def _checked(recipe: Found, doing: str) -> Found:
             raise ConfigError(f"{doing}: found both init and {name}. A codec to start from has its own.")
     if getattr(recipe, "ahead", None) is not None and not recipe.init:
         raise ConfigError(f"{doing}: found ahead without init. Name the codec that it is a decoder of.")
+    if getattr(recipe, "ahead", None) is not None and getattr(recipe, "whiten", None):
+        found = "whiten with ahead, yet a streaming decoder is for codes there are"
+        raise ConfigError(f"{doing}: found {found}. Leave whiten out.")
     for stage in recipe.stages:
         if getattr(recipe, "ahead", None) is not None and "encoder" in stage.train:
             found = f"stage '{stage.name}' trains the encoder, yet a streaming decoder is for codes there are"
