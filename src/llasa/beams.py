@@ -231,9 +231,10 @@ class _Pace:
         self._late = self._late or (bool(self._took_s) and self._run.late())
         if self._late:
             return 1
-        if not self._first:
+        held = self._run.means.held
+        if not self._first or held is None:
             return self._n
-        early, later = self._run.means.held
+        early, later = held
         heard_s = max(fixed - later, self._first - early) / self._run.means.codes_per_s
         left_s = heard_s / HEADROOM - (self._run.spent_s - self._since_s)
         known = sorted(self._took_s)
@@ -244,7 +245,8 @@ class _Pace:
         """Note a block of `count` candidates, after which `fixed` codes are committed."""
         took_s, self._spent_s = self._run.spent_s - self._spent_s, self._run.spent_s
         self._took_s[count] = took_s
-        if fixed > self._run.means.held[0] and not self._first:
+        held = self._run.means.held
+        if held is not None and fixed > held[0] and not self._first:
             self._first, self._since_s = fixed, self._spent_s
         self._run.count += count
         self.told["blocks"] += 1

@@ -76,7 +76,8 @@ class Ranking:
 class Means:
     """What a search works with. codes: generated ids -> codes. codes_per_s: of the codec.
 
-    held: codes among those committed that a listener does not hear before more come, at first and later.
+    held: codes among those committed that a listener does not hear before more come, at first and later; None
+    if nobody listens meanwhile.
     clock: seconds, by which a search is in time.
     """
 
@@ -84,7 +85,7 @@ class Means:
     judge: Judge
     codes: Callable[[Ids], Codes]
     codes_per_s: float
-    held: tuple[int, int] = (0, 0)
+    held: tuple[int, int] | None = None
     clock: Callable[[], float] = time.perf_counter
 
 
@@ -284,8 +285,8 @@ class Run:
     def ranking(
         self, judged: Sequence[Judged], stop: str, pace: Mapping[str, float] | None = None
     ) -> Ranking:
-        """Return how it ended; ScorerError if there is no verdict and nothing was heard of it (pace)."""
-        if not pace:
+        """Return how it ended; ScorerError if there is no verdict, unless all was heard already."""
+        if not pace or self.means.held is None:
             need_verdict(judged)
         order = tuple(sorted(range(len(judged)), key=lambda i: place(judged[i])))
         ranked = tuple(judged[i] for i in order)

@@ -5,7 +5,6 @@ It must not know files of sound, command lines or the inside of any part.
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -257,9 +256,11 @@ class Synthesizer:
     def means(self, judge: Judge, streams: bool = False) -> Means:
         """Return what a search strategy works with; streams: somebody listens meanwhile."""
         rate = codes_per_s(self.bundle)
+        if not streams:
+            return Means(self.bundle.engine, judge, self.bundle.prompt.codes, rate)
         silence = math.ceil(EDGE_SILENCE_S * rate)  # it may be the end, of which so much is kept
-        early, later = held_back(self.bundle.codec) if streams else (0, 0)
-        held = (early + silence, later + silence) if streams else (sys.maxsize, sys.maxsize)
+        early, later = held_back(self.bundle.codec)
+        held = early + silence, later + silence
         return Means(self.bundle.engine, judge, self.bundle.prompt.codes, rate, held)
 
     def job(

@@ -175,7 +175,8 @@ def test_a_late_block_has_fewer_candidates(
 def test_in_time_means_that_no_player_waits() -> None:
     engine = PlantedEngine()
     for seconds_a_code in (0.002, 0.008, 0.012, 0.02):
-        means = replace(planted_means(engine, oracle()), clock=lambda own=seconds_a_code: engine.drawn * own)
+        clocked = {"held": (0, 0), "clock": lambda own=seconds_a_code: engine.drawn * own}
+        means = replace(planted_means(engine, oracle()), **clocked)
         played_until = None
         for one in committed(8).run(planted_job(pass_rate=1.0, words=20), means):
             if isinstance(one, Progress) and one.committed:
@@ -217,7 +218,9 @@ def test_a_judge_that_fails_does_not_end_what_is_being_heard() -> None:
 
 def test_a_judge_that_fails_at_the_end_does_not_end_what_was_heard() -> None:
     job, dying = planted_job(pass_rate=1.0), Dying(3)
-    news, ranking = news_of(committed(4, scorer=dying), job, planted_means(PlantedEngine(), dying))
+    news, ranking = news_of(
+        committed(4, scorer=dying), job, replace(planted_means(PlantedEngine(), dying), held=(0, 0))
+    )
     assert ranking.judged[0].status == "unjudged" and news
 
 
