@@ -86,7 +86,7 @@ def page(url: str, browser: Any) -> Iterator[Any]:
     page.on("response", lambda answer: answer.status >= 402 and wrong.append(f"{answer.status} {answer.url}"))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(90_000)  # two cores may be busy with other tests
     page.goto(url)
     page.locator("#st-text textarea").wait_for()
     yield page
