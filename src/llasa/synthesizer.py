@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import PurePath
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from llasa.bundle import Bundle, Options, load_bundle
 from llasa.core import Audio, Candidate, Codes, Generation, Utterance, Voice
@@ -31,6 +31,8 @@ from llasa.voice import check_codec
 from llasa.voice import load as load_voice
 
 VoiceLike = Voice | str | PathLike[str]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class Synthesizer:
         segments, jobs, chosen = self._asked(text, voice, seed, effort, language, sampling)
         if chosen is None:
             return self._speak(segments, jobs)
-        return (_ended(part) for part in self._searched(segments, jobs, chosen, streams=False))
+        return map(_unheard, self._searched(segments, jobs, chosen, streams=False))
 
     def _asked(
         self,
@@ -331,7 +333,9 @@ class Synthesizer:
         """Yield the sound of a segment that is searched for: what is committed at once, else all last."""
         voice = spoken.candidate.utterance.voice
         # A streaming decoder is opened for who listens only.
-        ranking, sound = (yield from heard(self.bundle.codec, voice, codes)) if streams else _unheard(codes)
+        ranking, sound = (
+            (yield from heard(self.bundle.codec, voice, codes)) if streams else (_ended(codes), None)
+        )
         best = replace(ranking.judged[0].candidate, audio=sound)
         if sound is None:  # also of one that was ruled out before it was decoded
             [best] = judge.decode([ranking.judged[0].candidate])
@@ -371,23 +375,19 @@ def load(
     return Synthesizer(load_bundle(name_or_path, device, dtype, words, **options))
 
 
-def _ended(part: Part) -> Spoken:
-    """Return what becomes of a segment that nobody listens to before its end."""
+def _ended(coming: Generator[object, None, T]) -> T:
+    """Return what a generator returns; nobody listens to what it yields."""
     try:
         while True:
-            next(part)
+            next(coming)
     except StopIteration as end:
-        _warn(end.value)
         return end.value
 
 
-def _unheard(codes: Generator[Codes, None, Ranking]) -> tuple[Ranking, None]:
-    """Return what a search finds to which nobody listens meanwhile."""
-    while True:
-        try:
-            next(codes)
-        except StopIteration as end:
-            return end.value, None
+def _unheard(part: Part) -> Spoken:
+    spoken = _ended(part)
+    _warn(spoken)
+    return spoken
 
 
 def _warn(spoken: Spoken) -> None:

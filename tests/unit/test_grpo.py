@@ -19,6 +19,7 @@ from llasa.errors import BundleError, ConfigError, InputError, ScorerError
 from llasa.journal import keep_until
 from llasa.train.grpo import Grpo, _Run, read_recipe, train
 from llasa.train.result import write_result
+from tests.faults.works import Low
 
 LONGEST = 20
 RECIPE = """
@@ -43,15 +44,6 @@ bf16 = false
 report_to = "none"
 save_steps = 2
 """
-
-
-class Low:
-    """Likes the lower half of the codes: a taste that every candidate can be a little better in."""
-
-    name, partial, cost = "low", False, 0
-
-    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
-        return [Score(sum(code < 32 for code in one.codes) / len(one.codes)) for one in candidates]
 
 
 class Same(Low):
