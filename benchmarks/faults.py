@@ -64,6 +64,7 @@ class Rows:
             row.s += report.duration
             if report.failed:
                 row.failed.append(report.nodeid)
+                print(f"\n{report.nodeid}\n{report.longreprtext}", flush=True)  # the end may be far
             elif report.skipped:
                 row.skipped.append(report.nodeid)
             elif report.when == "call":

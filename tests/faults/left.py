@@ -9,8 +9,7 @@ from typing import Any
 
 from llasa.train import checkpoint, resume
 
-# The library means `train_loss` over what the last start took.
-_CLOCK = re.compile(r"(_s|_per_second|_runtime|^step_time|^train_loss)$|^time/")
+_CLOCK = re.compile(r"(_s|_per_second|_runtime|^step_time)$|^time/")
 # Of a checkpoint of the Trainer; its arguments and its clocks are not what was learnt.
 _STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 

@@ -12,8 +12,8 @@ from tests.faults.rows import drawn
 from tests.faults.watch import Kind, Point
 from tests.faults.zygote import Ended, Zygote
 
-# function that begins a step, or a part of one -> parts a step has
-STEPS = {"prepare": ("", 1), "loop": ("learn", 1), "sft": ("training_step", 2), "grpo": ("training_step", 2),
+# function that begins a step, or a part of one -> how often it is called a step; TRL's calls its parent's
+STEPS = {"prepare": ("", 1), "loop": ("learn", 1), "sft": ("training_step", 2), "grpo": ("training_step", 4),
          "stock": ("training_step", 1)}  # fmt: skip
 
 
@@ -69,12 +69,14 @@ class Runs:
             point = replace(point, at=max(1, point.at * 9 // 10))
 
     def end(self, work: str, folder: Path) -> str:
-        """Go on to the end; return `equal`, and the folder is gone, or `different`, or what it died of."""
+        """Go on to the end; return `equal`, and the folder is gone, or what is not, or what it died of."""
         ended = self.start(work, folder)
         if ended.code:
             return f"dead: {ended.error} {ended.said}"
-        if left(work, folder) != self.whole(work).left:
-            return "different"
+        was, now = self.whole(work).left, left(work, folder)
+        if was != now:
+            parts = [part for part in was.keys() | now.keys() if was.get(part) != now.get(part)]
+            return f"different: {', '.join(sorted(parts))}"
         shutil.rmtree(folder)
         return "equal"
 

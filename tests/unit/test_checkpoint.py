@@ -7,7 +7,6 @@ import os
 import random
 import resource
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -200,13 +199,3 @@ def test_states_from_before_there_was_a_seal_still_load(tmp_path):
     del body["seal"]
     path.write_text(json.dumps(body), encoding="utf-8")
     assert checkpoint.load_latest(tmp_path)[0] == 1
-
-
-@pytest.mark.fault("R4")
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
-def test_errors_of_a_full_disk_are_known():
-    with pytest.raises(OSError) as caught, open("/dev/full", "wb", buffering=0) as file:
-        file.write(b"x")
-    assert durable.is_full(caught.value)
-    assert not durable.is_full(OSError(errno.EACCES, "no"))
-    assert not durable.is_full(RuntimeError("shapes differ"))

@@ -78,6 +78,21 @@ class Picky(Low):
         return super().score(candidates)
 
 
+class Lone(Low):
+    """Judges the voice that it is tried on, and the first candidate of each text."""
+
+    def __init__(self) -> None:
+        self.seen = set[str]()
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        voice = candidates[0].utterance.voice
+        texts = [one.utterance.text for one in candidates if voice is None or one.codes != voice.codes]
+        if len(texts) > 1 or self.seen.intersection(texts):
+            raise InputError("seen")
+        self.seen.update(texts)
+        return super().score(candidates)
+
+
 @pytest.fixture
 def make(tiny_bundle, tmp_path):
     def made(scorer: str = "Low", out: str = "run", lines: str = "the cat\na hat\n", **changes: Any) -> Grpo:
@@ -194,6 +209,16 @@ def test_groups_that_are_all_alike_teach_nothing(make, tmp_path):
     train(make("Same", judge__truncated=0.5, trainer__beta=0.0, trainer__max_steps=2))
     for row in metrics(tmp_path / "run"):
         assert row["frac_reward_zero_std"] == 1.0 and row["grad_norm"] == 0.0 and row["loss"] == 0.0
+    assert equal(weights(tmp_path / "run" / "bundle"), weights(Path(make().model)))
+
+
+@pytest.mark.fault("R12")
+def test_a_group_with_a_single_verdict_teaches_nothing(make, tmp_path):
+    lines = f"{'the cat ' * 7}\n{'a hat ' * 7}\n"  # so long that all end by themselves
+    long = {"trainer__max_completion_length": 800}
+    train(make("Lone", lines=lines, unjudged=0.8, trainer__beta=0.0, trainer__max_steps=1, **long))
+    [row] = metrics(tmp_path / "run")
+    assert row["rollouts/unjudged"] == 0.75 and row["grad_norm"] == 0.0 and row["loss"] == 0.0
     assert equal(weights(tmp_path / "run" / "bundle"), weights(Path(make().model)))
 
 

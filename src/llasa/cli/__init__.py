@@ -5,13 +5,13 @@ saved; the same command goes on. 1: a bug, with traceback.
 Verbs import heavy modules when they run, so that help comes at once.
 """
 
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
 
 import typer
 
+from llasa import shortage
 from llasa.cli import (
     bench,
     calibrate,
@@ -65,22 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _complain(error: Exception) -> int:
     """Tell what went wrong and return the exit code."""
+    if shortage.of_memory(error):  # whatever it was taken for on its way here
+        todo = "Use a smaller bundle or a shorter text; in training, fewer ids or rows at a time"
+        note(f"llasa: Running: memory ran out ({error}). {todo}.")
+        return 3
     if isinstance(error, LlasaError):
         note(f"llasa: {error}")
         if isinstance(error, Interrupted):
             return 4
         return 3 if isinstance(error, EngineError | MissingExtra | ScorerError) else 2
-    if _is_memory(error):
-        todo = "Use a smaller bundle or a shorter text; in training, fewer ids or rows at a time"
-        note(f"llasa: Running: memory ran out ({error}). {todo}.")
-        return 3
+    if shortage.of_room(error):
+        note(f"llasa: Writing: the disk is full ({error}). Free some of it and run the same command again.")
+        return 2
     traceback.print_exception(error)
     note("llasa: This is a bug. Please report it with the lines above.")
     return 1
-
-
-def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out, as Python, the system, torch on a GPU or torch on a CPU says it."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    by_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return named or by_system or "can't allocate memory" in str(error)

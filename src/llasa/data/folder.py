@@ -1,6 +1,5 @@
 """The folder that one process prepares into: its lock, what it was begun with, and safe writing."""
 
-import errno
 import json
 import os
 import socket
@@ -19,10 +18,10 @@ from llasa.data import index, shards
 from llasa.data.index import Split
 from llasa.data.rejects import Reject
 from llasa.errors import BundleError, ConfigError
+from llasa.shortage import of_room
 
 REJECTS, RUN = "rejects.jsonl", "run.json"
 _BLOCK = 4096  # bytes by which files grow
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FREE = f"Free {_BLOCK} bytes there and run the same command again"
 _LIBRARIES = ("llasa", "numpy", "pyarrow", "soundfile", "soxr", "torch")
 
@@ -43,7 +42,7 @@ class Folder:
             self._lock = _locked(path)
         except OSError as error:
             found = f"the system says: {error.strerror}"
-            todo = _FREE if error.errno in _FULL else "Name a folder that can be written to"
+            todo = _FREE if of_room(error) else "Name a folder that can be written to"
             raise ConfigError(f"Preparing '{path}': {found}. {todo}.") from error
         try:
             self._recover()
@@ -154,7 +153,7 @@ class Folder:
             os.fsync(descriptor)
         except OSError as error:
             found = f"the system says: {error.strerror}"
-            todo = _FREE if error.errno in _FULL else "See to the disk and run the same command again"
+            todo = _FREE if of_room(error) else "See to the disk and run the same command again"
             raise ConfigError(f"Writing '{self.path}': {found}. {todo}.") from error
         finally:
             os.close(descriptor)

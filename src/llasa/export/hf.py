@@ -21,6 +21,7 @@ from llasa.codec.base import STREAMING
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
 from llasa.manifest import MANIFEST, Manifest
+from llasa.shortage import of_room
 from llasa.weights import DRAFTS, PICKLES, pickles
 
 MODEL = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
@@ -91,6 +92,7 @@ def export_hf(
 
     Raises:
         ConfigError: the output is in use or cannot be written, or the repository's name is not possible.
+        OSError, RuntimeError: the disk is full.
         BundleError: files are missing, do not fit each other, or are such as must not be published.
     """
     changes = changes or Changes()
@@ -105,6 +107,8 @@ def export_hf(
             license = _write(bundle, changes, parts, draft, repo)
             _swap(draft, place, Path(scratch) / "before")
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        if of_room(error):  # another folder would not help
+            raise
         found = f"the system says: {getattr(error, 'strerror', None) or error}"
         raise ConfigError(f"Exporting to '{output}': {found}. Choose another folder.") from error
     paths = list(_visible(output))

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llasa.shortage import of_room
 from llasa.train import durable
 from llasa.weights import sha256
 
@@ -52,7 +53,7 @@ def save(
     try:
         _write(draft, {"step": step, "meta": dict(meta)}, parts)
     except Exception as error:
-        full = _full(draft, needed, doing) if durable.is_full(error) else None
+        full = _full(draft, needed, doing) if of_room(error) else None
         shutil.rmtree(draft, ignore_errors=True)
         raise (full or error) from error
     with durable.told(doing, folder):

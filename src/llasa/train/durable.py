@@ -4,7 +4,6 @@ What an index lists is whole; where there is none, or not the one that was writt
 model and no trainer.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -15,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llasa.errors import ConfigError
+from llasa.errors import ConfigError, LlasaError
+from llasa.shortage import of_room
 
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_BLOCK = 4096  # bytes by which names and small files grow
+_TODO = "Free them, or raise the limit, and run the same command again: what was saved before is whole."
 
 
 def sync(path: Path) -> None:
@@ -61,15 +62,6 @@ def _seal(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def is_full(error: BaseException) -> bool:
-    """Return whether an error of Python, safetensors or torch says that a disk or a quota is full."""
-    if isinstance(error, OSError):
-        return error.errno in FULL
-    text = str(error)
-    # torch's writer of archives forgets why it could not write.
-    return "inline_container" in text or any(f"(os error {number})" in text for number in FULL)
-
-
 def check_room(folder: Path, needed: int, doing: str) -> None:
     """Raise ConfigError if fewer than `needed` bytes are free where `folder` is."""
     missing = needed - shutil.disk_usage(folder).free
@@ -84,19 +76,19 @@ def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
     if missing <= 0:  # room enough on the disk: it is a limit on the size of files, or a quota
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         missing = size - limit if 0 < limit < size else size
-    return ConfigError(f"{doing}: '{file.name}' had no room; {missing} bytes are missing there. {_TODO}")
+    return ConfigError(
+        f"{doing}: '{file.name}' had no room; at least {missing} bytes are missing there. {_TODO}"
+    )
 
 
 @contextmanager
-def told(doing: str, place: Path) -> Iterator[None]:
-    """Turn an error of a full disk inside into ours; for work that needs no more than a block or two."""
+def told(doing: str, place: Path, size: int = _BLOCK) -> Iterator[None]:
+    """Turn an error of a full disk inside into ours; for work that needs no more than `size` bytes."""
     try:
         yield
-    except OSError as error:
-        if not is_full(error):
+    except LlasaError:
+        raise
+    except Exception as error:
+        if not of_room(error):
             raise
-        raise full(doing, Path(error.filename or place), _BLOCK, _BLOCK) from error
-
-
-_BLOCK = 4096  # bytes by which names and small files grow
-_TODO = "Free them, or raise the limit, and run the same command again: what was saved before is whole."
+        raise full(doing, Path(getattr(error, "filename", None) or place), size, size) from error

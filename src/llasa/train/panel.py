@@ -162,7 +162,8 @@ class Panel(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
         """See `TrainerCallback`."""
-        if not state.is_world_process_zero or not logs:
+        # The library sums up each start by itself, as if it were the run.
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         row = {"step": state.global_step, **logs}
         if "loss" in logs and state.global_step > self.seen:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llasa.errors import Interrupted
+from llasa.shortage import of_room
 from llasa.train import durable, finite, group
 from llasa.train.signals import Signals
 from llasa.weights import sha256
@@ -50,7 +51,7 @@ def train(trainer: Trainer, folder: Path) -> None:
         if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
             trainer._load_best_model()  # the library does it after the last step only
     except Exception as error:
-        if not durable.is_full(error):
+        if not of_room(error):
             raise
         raise callback.disk_full(error) from error
     finally:

@@ -20,6 +20,7 @@ from llasa.errors import BundleError, ConfigError
 from llasa.hub import Access, fetched, located
 from llasa.manifest import MANIFEST
 from llasa.prompt import Prompt, speech_token
+from llasa.train import durable
 from llasa.train.languages import add_languages, symbols_of
 from llasa.train.vocabulary import digit_sums, grow
 
@@ -63,8 +64,8 @@ def starting_bundle(start: Start, folder: Path) -> Bundle:
     """Return the bundle to train; one that has to be made first is made in `folder`, once for these settings.
 
     Raises:
-        ConfigError: both or none of model and scratch, a codec where the model has its own, or a language
-            that cannot be added.
+        ConfigError: both or none of model and scratch, a codec where the model has its own, a language
+            that cannot be added, or the disk is full.
         BundleError: a model or codec is damaged, or they do not fit each other.
     """
     if (start.model is None) == (start.scratch is None):
@@ -75,9 +76,10 @@ def starting_bundle(start: Start, folder: Path) -> Bundle:
     if made.is_file() and made.read_text(encoding="utf-8") == told:
         return load_bundle(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of other settings, or what a killed run left
-    bundle = _begun(start, folder)
-    if bundle.folder == folder:
-        made.write_text(told, encoding="utf-8")
+    with durable.told(f"Making what is to be trained in '{folder}'", folder):
+        bundle = _begun(start, folder)
+        if bundle.folder == folder:
+            made.write_text(told, encoding="utf-8")
     return bundle
 
 
