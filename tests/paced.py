@@ -220,9 +220,14 @@ def paced(
 def process(*limits: str, step_ms: float = 2.0, keys: str = "") -> Iterator[tuple[str, psutil.Process]]:
     """Serve planted sound in a process of its own, as the command does; gives the URL and the process."""
     command = [sys.executable, "-m", "tests.paced", str(step_ms), *limits]
-    own = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"LLASA_KEY": keys}
-    )
+    with started(command, LLASA_KEY=keys) as found:
+        yield found
+
+
+@contextmanager
+def started(command: list[str], **environment: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a command that serves, until the block ends; gives its URL and process."""
+    own = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | environment)
     assert own.stderr is not None
     try:
         while not (found := re.search(r"http://\S+:\d+", line := own.stderr.readline())):

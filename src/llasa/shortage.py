@@ -31,7 +31,8 @@ def _is_full(error: BaseException) -> bool:
         return error.errno in _FULL
     text = str(error)
     # torch's writer of archives forgets why it could not write; shutil's copies tell of several files.
-    return "inline_container" in text or any(f"rror {n})" in text or f"[Errno {n}]" in text for n in _FULL)
+    forgotten = "inline_container" in text or "iostream error" in text
+    return forgotten or any(f"rror {n})" in text or f"[Errno {n}]" in text for n in _FULL)
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -266,6 +266,29 @@ def test_a_swap_that_fails_leaves_the_old(tmp_path: Path):
     assert (old / "a.json").read_text() == "old" and files(new) == {"a.json", "b/c.json"}
 
 
+@pytest.mark.fault("R3")
+def test_what_a_kill_leaves_of_a_swap_is_replaced(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bundle, replace = load_bundle(tiny_bundle), Path.replace
+    count = len(export_hf(bundle, tmp_path / "first").files)
+    for last in (0, 1, count // 2, *range(count - 3, count + 3), 2 * count - 1):
+        output, left = tmp_path / f"out-{last}", iter(range(last))
+        export_hf(bundle, output)
+
+        def move(path: Path, target: Path, left=left, place=tmp_path) -> Path:
+            if place in path.parents and next(left, None) is None:
+                raise KeyboardInterrupt  # nothing is undone either
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", move)
+        with pytest.raises(KeyboardInterrupt):
+            export_hf(bundle, output, force=True)
+        monkeypatch.setattr(Path, "replace", replace)
+        export_hf(bundle, output, force=True)
+        assert codes(output) == codes(tiny_bundle), last
+
+
 @pytest.mark.parametrize("place", ["bundle", "bundle/out", ".", "grpo", "grpo/out", "../work", ".."])
 def test_an_output_that_touches_a_source_is_refused(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

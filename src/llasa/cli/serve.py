@@ -139,15 +139,20 @@ def _run_speech(
 ) -> None:
     from llasa.serve.speech_api import make_app
 
-    beside = None
-    if wyoming is not None:
-        from llasa.serve.wyoming import serve as serve_wyoming
-
-        beside = serve_wyoming(wyoming, desk.speakers, desk.slots, desk.threads)
+    beside = [desk.watchdog.watch(), *([_at_home(wyoming, desk)] if wyoming else [])]
     also = f", for Home Assistant on {wyoming}" if wyoming else ""
     note(f"Speaking on {_url(listener)} ({', '.join(desk.speakers.speakers)}){also}. Stop with Ctrl-C.")
     studio = _studio(desk) if page else None
     _run(make_app(desk, rules, studio), listener, beside, studio.run() if studio else None)
+
+
+async def _at_home(wyoming: str, desk: "Desk") -> None:
+    from llasa.serve.wyoming import serve as serve_wyoming
+
+    try:
+        await serve_wyoming(wyoming, desk.speakers, desk.slots, desk.threads)
+    except Exception as error:  # the task's edge
+        raise ConfigError(f"Serving: {error}. Choose another --wyoming.") from error
 
 
 def _studio(desk: "Desk") -> "Studio | None":
@@ -196,10 +201,10 @@ def _url(listener: socket.socket) -> str:
 def _run(
     app: "Guard",
     listener: socket.socket,
-    beside: Coroutine[Any, Any, None] | None = None,
+    beside: Sequence[Coroutine[Any, Any, None]] = (),
     page: Coroutine[Any, Any, None] | None = None,
 ) -> None:
-    """Serve until a signal, and something beside it on the same loop; without a page if that fails."""
+    """Serve until a signal or the end of one of those beside it; a page that fails is done without."""
     import asyncio
     import signal
 
@@ -211,13 +216,14 @@ def _run(
         serving.should_exit = True
 
     async def both() -> None:
-        other = asyncio.create_task(beside) if beside else None
-        if other is not None:
+        others = [asyncio.create_task(one) for one in beside]
+        for other in others:
             other.add_done_callback(ended)
         async with _kept(page, serving):
             await serving.serve(sockets=[listener])
-        if other is not None and not other.cancel() and (error := other.exception()):
-            raise ConfigError(f"Serving: {error}. Choose another --wyoming.") from error
+        for other in others:
+            if not other.cancel() and (error := other.exception()):
+                raise error
 
     # uvicorn ends what is under way, then raises the signal again: that was all that was asked for.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -25,10 +25,14 @@ from llasa.device import set_own_threads
 from llasa.engines.base import Step
 from llasa.engines.head import Head
 from llasa.engines.inflight import Group, LocalRequest, News, Row
+from llasa.engines.pulse import Pulse
 from llasa.engines.sampling import LoopGuard, LoopWatch, check, check_prompt, stream_key
 from llasa.engines.stages import Stages
 from llasa.engines.verification import Verification
 from llasa.errors import ConfigError, EngineError
+from llasa.shortage import of_memory
+
+_GONE_S = 1.0  # for a thread that hangs
 
 
 class Runner(Protocol):
@@ -107,7 +111,7 @@ class _Prompt:
 
 
 class StepLoop:
-    """Draws from a `Runner`: an `engines.base.Engine`."""
+    """Draws from a `Runner`: an `engines.base.Engine`. pulse: whether it still moves."""
 
     def __init__(
         self,
@@ -146,6 +150,7 @@ class StepLoop:
         self._guard = loop_guard or LoopGuard()
         self._runner, self._alone, self._threads = runner, alone, threads
         self._leaper, self._rule = leaper, rule or Verification()
+        self.pulse = Pulse()
         self._stages = Stages(runner.device)
         self._head = lru_cache(maxsize=8)(runner.head)
         # Never changed but replaced, since any thread may read it; requests hold on to their adapter.
@@ -154,7 +159,7 @@ class StepLoop:
         self._entering: _Prompt | None = None
         self._rows: list[Row] = []
         self._groups: list[Group] | None = None
-        self._closed = False
+        self._closed = self._abandoned = False
         self._work = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"llasa-{name}", daemon=True)
         self._thread.start()
@@ -204,8 +209,20 @@ class StepLoop:
         with self._work:
             self._closed = True
             self._work.notify()
-        self._thread.join()
+        self._thread.join(_GONE_S if self._abandoned else None)
         atexit.unregister(self.close)
+
+    def abandon(self, error: EngineError) -> None:
+        """End all requests with an error and take no more: for a loop that does not move any more.
+
+        Any thread may call this. Nothing can end a thread that hangs: its memory stays taken.
+        """
+        with self._work:
+            self._closed = self._abandoned = True
+            requests = self._requests()
+            self._waiting.clear()
+        for request in requests:
+            request.fail(error)
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -216,7 +233,9 @@ class StepLoop:
                 self._admit()
                 self._drop_cancelled()
                 if self._rows:
-                    self._step()
+                    with self.pulse.beat("step"):
+                        self._step()
+                    self.pulse.failures = 0
             except Exception as error:  # the thread's edge: whoever waits must hear of any failure
                 self._fail(error)
         self._fail(EngineError(f"Generating: engine '{self.name}' was closed. Load it again."))
@@ -248,7 +267,8 @@ class StepLoop:
                 began = time.perf_counter()
                 # Known before the work starts, so that a failure reaches its request too.
                 self._entering = _Prompt(request)
-                self._entering.past, reused = self._runner.prefill(request.prompt[:-1], request.adapter)
+                with self.pulse.beat("prompt", len(request.prompt)):
+                    self._entering.past, reused = self._runner.prefill(request.prompt[:-1], request.adapter)
                 prefill_s = time.perf_counter() - began
                 self._stages.read_s += prefill_s
                 self._entering.stats = {
@@ -349,13 +369,17 @@ class StepLoop:
 
     def _fail(self, error: Exception) -> None:
         """End all requests with an error and start afresh."""
+        self.pulse.failures += not of_memory(error)  # a single long request may bring that about
         with self._work:
-            requests = {row.request for row in self._rows} | set(self._waiting)
+            requests = self._requests()
             self._waiting.clear()
-        if self._entering is not None:
-            requests.add(self._entering.request)
         self._rows, self._groups, self._entering = [], None, None
         self._runner.reset()
         self._runner.forget()
         for request in requests:
             request.fail(error)
+
+    def _requests(self) -> set[LocalRequest]:
+        """Return all that is in flight or waits."""
+        entering = [self._entering.request] if self._entering else []
+        return {row.request for row in self._rows}.union(self._waiting, entering)

@@ -148,7 +148,7 @@ def _check_output(output: Path, force: bool) -> None:
     doing = f"Exporting to '{output}'"
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{doing}: it is a file. Choose a new folder.")
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists() or not any(_visible(output)):
         return
     if read_card(output).data.get("library_name") != LIBRARY:
         raise ConfigError(f"{doing}: it holds other things than an earlier export. Choose a new folder.")
@@ -334,14 +334,18 @@ def _settings(manifest: Manifest, inside: bool) -> dict[str, object]:
 
 
 def _swap(draft: Path, output: Path, aside: Path) -> None:
-    """Put the draft in place of what is there, or leave all as it was; hidden files stay: a clone's .git."""
+    """Put the draft in place of what is there, or leave all as it was; hidden files stay: a clone's .git.
+
+    What tells an export from other things goes last and comes first, so that what a kill leaves can be told.
+    """
     output.mkdir(exist_ok=True)
     moved: list[tuple[Path, Path]] = []
+    old, new = list(_visible(output)), [path for path in draft.rglob("*") if path.is_file()]
+    signs = [folder / name for folder in (output, draft) for name in (MANIFEST, CARD)]
+    old.sort(key=lambda path: signs.index(path) if path in signs else -1)
+    new.sort(key=lambda path: -signs.index(path) if path in signs else 1)
     try:
-        for start, end, paths in (
-            (output, aside, list(_visible(output))),
-            (draft, output, [path for path in draft.rglob("*") if path.is_file()]),
-        ):
+        for start, end, paths in ((output, aside, old), (draft, output, new)):
             for path in paths:
                 target = end / path.relative_to(start)
                 target.parent.mkdir(parents=True, exist_ok=True)

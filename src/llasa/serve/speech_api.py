@@ -33,11 +33,12 @@ from llasa.serve.books import Books
 from llasa.serve.books_api import add_books
 from llasa.serve.delivery import MEDIA, begun, encoded, events
 from llasa.serve.guard import App, Guard, Rules, key_of
-from llasa.serve.replies import Refused, install, refusal
+from llasa.serve.replies import Refused, install, problems, refusal
 from llasa.serve.slots import Place, Slots
 from llasa.serve.speaking import Speakers, Speech
 from llasa.serve.text_in import add_text_in
 from llasa.serve.voices_api import add_voices
+from llasa.serve.watchdog import Watchdog
 from llasa.voice import home
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class Limits:
 class _Counted:
     """What /metrics tells."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, watchdog: Watchdog) -> None:
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry}
         self.ended = Counter("llasa_speeches", "Requests for speech, by how they ended.", ["how"], **own)
@@ -78,6 +79,8 @@ class _Counted:
         self.codes = Counter("llasa_codes", "Codes that were sent as sound.", **own)
         Gauge("llasa_speaking", "Requests that are spoken.", **own).set_function(lambda: slots.taken)
         Gauge("llasa_waiting", "Requests that wait.", **own).set_function(lambda: slots.waiting)
+        late = Gauge("llasa_late_seconds", "How late the model is with a step; 0 where all is well.", **own)
+        late.set_function(lambda: watchdog.late_s)
 
 
 class Receipts:
@@ -106,6 +109,7 @@ class Desk:
     slots: Slots
     threads: Executor
     counted: _Counted
+    watchdog: Watchdog
     receipts: Receipts = field(default_factory=Receipts)
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
 
@@ -114,7 +118,8 @@ class Desk:
         """Return one over loaded speakers."""
         slots = Slots(limits.speaking, limits.waiting, limits.keys)
         threads = ThreadPoolExecutor(limits.speaking + 1, "llasa-speech")
-        return cls(speakers, slots, threads, _Counted(slots))
+        watchdog = Watchdog({name: one.bundle.engine for name, one in speakers.speakers.items()})
+        return cls(speakers, slots, threads, _Counted(slots, watchdog), watchdog)
 
     async def answer(self, request: Request, asked: SpeechRequest) -> Response:
         """Return a request's answer, once its first sound is there.
@@ -246,9 +251,14 @@ def _behind(app: FastAPI, page: App) -> App:
 
 def _add_signs(app: FastAPI, desk: Desk) -> None:
     @app.get("/health")
-    @app.get("/ready")
     async def health() -> dict[str, object]:
         return {"status": "ok", "speaking": desk.slots.taken, "waiting": desk.slots.waiting}
+
+    @app.get("/ready", responses=problems(_503="The model hangs or fails: ask another service."))
+    async def ready() -> Response:
+        if found := desk.watchdog.trouble:
+            return refusal(503, found, "Ask another service", "not_ready")
+        return JSONResponse(await health())
 
     @app.get("/metrics", response_class=Response, responses=_METRICS)
     async def metrics() -> Response:
