@@ -12,13 +12,8 @@ the machine disturb less. Checked: every stream is whole.
 
 import asyncio
 import json
-import os
-import re
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +25,7 @@ from paired import finish, flags, interval
 
 import llasa
 from tests.crowd import Answer, Ask, ask
+from tests.paced import started
 
 TEXTS = (
     "The rain has stopped, so let us go outside and see what is left of the garden.",
@@ -43,23 +39,6 @@ TEXTS = (
 )
 RATE_HZ, BYTES = 24_000, 2
 FIRST = 1000  # bytes of an answer, beyond its head, with which sound has begun
-
-
-@contextmanager
-def service(args: Any) -> Iterator[tuple[str, psutil.Process]]:
-    """`llasa serve` as a process: its URL, and the process."""
-    command = [sys.executable, "-m", "llasa.cli", "serve", "--port", "0", "--bundle", args.bundle]
-    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-    own = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert own.stderr is not None
-    try:
-        found = re.search(r"http://\S+:\d+", own.stderr.readline())
-        if not found:
-            sys.exit(own.stderr.read())
-        yield found[0], psutil.Process(own.pid)
-    finally:
-        own.terminate()
-        own.wait()
 
 
 def asked(args: Any) -> list[Ask]:
@@ -146,7 +125,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--firsts", type=int, default=15, help="requests timed for the first sound")
     args = parser.parse_args()
-    with service(args) as (url, own):
+    command = [sys.executable, "-m", "llasa.cli", "serve", "--port", "0", "--bundle", args.bundle]
+    with started(command, OMP_NUM_THREADS=str(args.threads)) as (url, own):
         first = first_sounds(url, own, args)
         both, failed = together(url, own, args)
     report = report_of(first, both, args.clients)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from unittest.mock import patch
 
 import numpy as np
@@ -226,16 +226,25 @@ def process(*limits: str, step_ms: float = 2.0, keys: str = "") -> Iterator[tupl
 
 @contextmanager
 def started(command: list[str], **environment: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Run a command that serves, until the block ends; gives its URL and process."""
-    own = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | environment)
-    assert own.stderr is not None
-    try:
-        while not (found := re.search(r"http://\S+:\d+", line := own.stderr.readline())):
-            assert line, "the service did not start"
-        yield found[0], psutil.Process(own.pid)
-    finally:
-        own.kill()
-        own.wait()
+    """Run a command that serves, until the block ends; gives its URL and process.
+
+    What it says to standard error goes to a file, so that it never waits for a reader.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        own = subprocess.Popen(command, stderr=file, cwd=ROOT, env=os.environ | environment)
+        try:
+            while not (found := re.search(r"http://\S+:\d+", _text(file))):
+                assert own.poll() is None, f"the service did not start: {_text(file)}"
+                time.sleep(0.05)
+            yield found[0], psutil.Process(own.pid)
+        finally:
+            own.kill()
+            own.wait()
+
+
+def _text(file: TextIO) -> str:
+    """Return what a file holds; a child that shares its place goes on where it was."""
+    return os.pread(file.fileno(), 1 << 20, 0).decode()
 
 
 def desk_of(bundle: Bundle, limits: Limits) -> Desk:

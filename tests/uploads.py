@@ -4,6 +4,7 @@
 in one process. Each line is the number of one, before it is read; the last is what came of all.
 """
 
+import base64
 import json
 import random
 import struct
@@ -20,8 +21,10 @@ from llasa.audio import apart, encode, read
 from llasa.core import Audio
 from llasa.errors import InputError
 from tests.conftest import clip
+from tests.crowd import Ask
 
 FORMATS = ("wav", "flac", "mp3", "opus", "aac", "m4a")
+MARK = "7e57"
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x80000000)
 
 
@@ -91,6 +94,22 @@ def bombs() -> dict[str, bytes]:
         "zip": b"PK\x03\x04" + b"\0" * 100,
         "nothing": b"",
     }  # fmt: skip
+
+
+def upload(data: bytes, name: str = "grace") -> Ask:
+    """Return the request that makes a voice of a file."""
+    fields = {"name": name, "text": "the cat", "consent": "I agree."}
+    head = f'--{MARK}\r\nContent-Disposition: form-data; name="'
+    parts = [f'{head}{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields.items()]
+    file = f'{head}audio_sample"; filename="a"\r\n\r\n'.encode() + data + f"\r\n--{MARK}--\r\n".encode()
+    heads = {"Content-Type": f"multipart/form-data; boundary={MARK}"}
+    return Ask(b"".join(parts) + file, "/v1/audio/voices", heads=heads)
+
+
+def inline(data: bytes) -> Ask:
+    """Return the request that speaks with the voice of a file."""
+    sound = "data:audio/wav;base64," + base64.b64encode(data).decode()
+    return Ask({"input": "One.", "ref_audio": sound, "ref_text": "the cat", "consent": "I agree."})
 
 
 def attacked(seed: int, count: int) -> tuple[Counter[str], list[int], int]:

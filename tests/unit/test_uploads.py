@@ -4,7 +4,6 @@ The full form is `MUTANTS=20000 pytest tests/unit/test_uploads.py -s`; SEED repe
 `python -m tests.uploads SEED NUMBER NUMBER+1`.
 """
 
-import base64
 import json
 import os
 from collections.abc import Iterator
@@ -15,34 +14,17 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from llasa.audio import apart
-from tests.crowd import Ask, asked
+from tests.crowd import asked
 from tests.paced import Live, paced
-from tests.uploads import attacked, bombs, mutant, wav
+from tests.uploads import attacked, bombs, inline, mutant, upload, wav
 
 SEED, MUTANTS = int(os.environ.get("SEED", "0")), int(os.environ.get("MUTANTS", "200"))
-MARK = "7e57"
 
 
 @pytest.fixture(scope="module")
 def live(tiny_bundle: Path) -> Iterator[Live]:
     with paced(tiny_bundle) as found:
         yield found
-
-
-def upload(data: bytes) -> Ask:
-    """Return the request that makes a voice of a file."""
-    fields = {"name": "grace", "text": "the cat", "consent": "I agree."}
-    head = f'--{MARK}\r\nContent-Disposition: form-data; name="'
-    parts = [f'{head}{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields.items()]
-    file = f'{head}audio_sample"; filename="a"\r\n\r\n'.encode() + data + f"\r\n--{MARK}--\r\n".encode()
-    heads = {"Content-Type": f"multipart/form-data; boundary={MARK}"}
-    return Ask(b"".join(parts) + file, "/v1/audio/voices", heads=heads)
-
-
-def inline(data: bytes) -> Ask:
-    """Return the request that speaks with the voice of a file."""
-    sound = "data:audio/wav;base64," + base64.b64encode(data).decode()
-    return Ask({"input": "One.", "ref_audio": sound, "ref_text": "the cat", "consent": "I agree."})
 
 
 def test_bombs_are_refused(live: Live) -> None:
