@@ -63,7 +63,7 @@ class Sample:
 
 @dataclass
 class Soak:
-    """What came of it. took: when plain requests were asked, and their seconds. odd: what is not explained."""
+    """What came of it. took: when plain requests were asked, and their seconds. odd: unexplained answers."""
 
     draw: random.Random
     url: str
