@@ -298,6 +298,11 @@ def test_a_streaming_decoder_is_trained_beside_a_codec_that_stays(tmp_path, fold
             strict=True,
         )
         assert any((a - b).abs().max() > 1e-3 for a, b in pairs), part  # more than storing it rounds
+    further = CompactTrainee(read(path, [*told, f'init="{made}"']), [], torch.device("cpu")).parts
+    assert further.teacher is not None
+    for part, where in ((further.model.decoder, codec.causal.model), (further.teacher, codec.model)):
+        own = part.state_dict()
+        assert all(torch.equal(own[name], value) for name, value in where.decoder.state_dict().items())
     rows = (tmp_path / "out" / "stages" / "tokenizer" / "metrics.jsonl").read_text(encoding="utf-8")
     taught = [json.loads(row)["held_teacher"] for row in rows.splitlines()]
     assert taught[-1] < taught[0]

@@ -196,9 +196,12 @@ class CompactTrainee:
                 no compact codec.
         """
         self.recipe, self.device = recipe, device
-        model = CompactCodec.load(recipe.init).model if recipe.init else _new_model(recipe)
-        teacher = model.decoder.requires_grad_(False) if recipe.ahead else None
-        self.parts = Parts.of(_causal(model, recipe.ahead) if recipe.ahead else model, len(phones), teacher)
+        codec = CompactCodec.load(recipe.init) if recipe.init else None
+        model = codec.model if codec else _new_model(recipe)
+        teacher = None
+        if codec and recipe.ahead:
+            model, teacher = _causal(codec, recipe.ahead), codec.model.decoder.requires_grad_(False)
+        self.parts = Parts.of(model, len(phones), teacher)
 
     def shape(self, stage: Stage) -> Shape:
         """See `Trainee`."""
@@ -224,9 +227,13 @@ class CompactTrainee:
         return causal
 
 
-def _causal(model: CompactModel, ahead: tuple[int, int]) -> CompactModel:
+def _causal(codec: CompactCodec, ahead: tuple[int, int]) -> CompactModel:
+    """Return the streaming decoder that is there, to be trained further, or one made of the codec's own."""
+    there = codec.causal
+    if there is not None and there.model.config.ahead == ahead:
+        return there.model
     try:
-        return model.causal(ahead)
+        return codec.model.causal(ahead)
     except ValueError as error:
         todo = "Give fewer codes for the decoder, or mel frames for the vocoder"
         raise ConfigError(f"Making a streaming decoder: found {error}. {todo}.") from error

@@ -171,7 +171,8 @@ class CompactRecipe(Recipe):
     """A compact codec. vocoder: folder of one whose vocoder is taken over, for a fresh model.
 
     ahead: makes the streaming decoder of the codec in `init`: codes and mel frames that decoder and vocoder
-    may look ahead. The codec stays as it is, and the streaming decoder lies beside it.
+    may look ahead. The codec stays as it is, and the streaming decoder lies beside it; one that is there and
+    looks as far is trained further.
     """
 
     vocoder: str | None = None
