@@ -1,23 +1,17 @@
-"""Preparing data: what bad rows become, disk against padded rows, memory, resuming, and being killed.
+"""Preparing data: what bad rows become, disk against padded rows, memory and resuming.
 
-Makes short sounds with 5 % planted bad ones and prepares them with the starter's codec. `--kills N` also
-kills the process N times at random and once at each of N changes of the disk, and compares the folders with
-an uninterrupted run's.
+Makes short sounds with 5 % planted bad ones and prepares them with the starter's codec.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import os
 import random
 import resource
-import shutil
-import signal
 import struct
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,7 +29,6 @@ from llasa.data.sources import open_source
 
 RATE = 16_000
 PADDED_BYTES = 2048 * 4  # a row of 2,048 int32
-BOUNDARIES = ("fsync", "replace", "truncate")
 
 Fields = dict[str, object]
 
@@ -250,66 +243,7 @@ def disk(folder: Path, rows: int = 10_000) -> dict[str, float]:
     }  # fmt: skip
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Return the hash of each file."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-    }
-
-
-def dying(place: int, work: Callable[[], object]) -> object:
-    """Do some work, killed at the n-th change of the disk: before it if n is even, after it if odd."""
-    count = 0
-
-    def watched(real: Callable[..., object]) -> Callable[..., object]:
-        def call(*given: object, **named: object) -> object:
-            nonlocal count
-            count += 1
-            if count == place // 2 + 1 and not place % 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*given, **named)
-            if count == place // 2 + 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return call
-
-    for name in BOUNDARIES:
-        setattr(os, name, watched(getattr(os, name)))
-    return work()
-
-
-def delayed(delay_s: float, work: Callable[[], object]) -> object:
-    """Do some work, killed after a time."""
-    signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGKILL))
-    signal.setitimer(signal.ITIMER_REAL, delay_s)
-    return work()
-
-
-def survived(kills: int, source: Path, folder: Path, codec: Codec, options: Options) -> dict[str, float]:
-    """Return how many killed runs, run again, ended with the files of one that was not."""
-    whole, elapsed_s = folder / "whole", time.perf_counter()
-    forked(lambda: void(fill(source, whole, codec, options)))
-    elapsed_s, expected, counts = time.perf_counter() - elapsed_s, hashes(whole), Counter[str]()
-    chosen = random.Random(0)
-    ways = {
-        "random": [partial(delayed, chosen.uniform(0.02, 0.95) * elapsed_s) for _ in range(kills)],
-        "boundary": [partial(dying, place) for place in range(kills)],
-    }
-    for name, some in ways.items():
-        for number, way in enumerate(some):
-            out = folder / f"{name}-{number}"
-            _, status = forked(lambda way=way, out=out: way(lambda: void(fill(source, out, codec, options))))
-            counts[f"{name}_killed"] += os.WIFSIGNALED(status)
-            forked(lambda out=out: void(fill(source, out, codec, options)))
-            counts[f"{name}_equal"] += hashes(out) == expected
-            shutil.rmtree(out)
-    return {"uninterrupted_s": elapsed_s, "runs": kills, **counts}
-
-
-def measured(folder: Path, rows: int, kills: int, codec: Codec) -> dict[str, dict[str, float]]:
+def measured(folder: Path, rows: int, codec: Codec) -> dict[str, dict[str, float]]:
     """Return every figure."""
     options, found = Options(), {"disk": disk(folder / "disk")}
     for count in sorted({rows // 10, rows}):
@@ -321,10 +255,6 @@ def measured(folder: Path, rows: int, kills: int, codec: Codec) -> dict[str, dic
     found["rejects"]["resume_whole_s"] = forked(partial(timed, source, out, codec, options))[0]["elapsed_s"]
     interrupt(out, 0.9)
     found["resume"] = forked(partial(resuming, source, out, codec, options))[0]
-    if kills:
-        few = folder / "few"
-        make(few, 200, 0.05)
-        found["kills"] = survived(kills, few, folder / "kills", codec, Options(shard_rows=25))
     return found
 
 
@@ -332,14 +262,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     codec = load_bundle("starter").codec
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        found = measured(Path(folder), args.rows, args.kills, codec)
+        found = measured(Path(folder), args.rows, codec)
     if args.json:
         return print(json.dumps(found, indent=1))
     for name, figures in found.items():
