@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import llasa
+from llasa.scorers.base import BUILT_IN
+
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r'(?:href|src)="([^"#]+)')
 
@@ -43,3 +46,9 @@ def test_links_within_the_site_lead_somewhere(site: Path):
 def test_nothing_is_fetched_from_elsewhere(site: Path):
     fetched = re.compile(r'<(?:script|img|link rel="(?:stylesheet|preconnect)")[^>]*(?:href|src)="https?:')
     assert not [page.name for page, text in shown(site).items() if fetched.search(text)]
+
+
+def test_the_reference_has_all_public_names_and_scorers(site: Path):
+    told = set(re.findall(r'id="([\w.]+)"', (site / "reference.html").read_text(encoding="utf-8")))
+    names = {f"{getattr(llasa, name).__module__}.{name}" for name in llasa.__all__}
+    assert names | {path.replace(":", ".") for path in BUILT_IN.values()} <= told
