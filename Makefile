@@ -35,7 +35,6 @@ lint: .venv/.test
 
 # The pages as a site in build/site, without anything from elsewhere.
 docs: .venv/.test
-	$(BIN)/pip install -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Builds the wheel and lives through its life in a fresh environment.

@@ -35,7 +35,9 @@ def chosen_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:  # the latter: torch built without that kind
         what = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"Choosing the device '{device}': {what}. Try 'cpu' or 'cuda'.") from error
+        raise ConfigError(
+            f"Choosing the device '{device}': {what}. Choose one that 'llasa doctor' lists."
+        ) from error
     return found
 
 

@@ -20,7 +20,9 @@ def test_names_are_read():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", "bfloat16"])
 def test_unknown_devices_are_refused(name: str):
-    with pytest.raises(ConfigError, match=rf"Choosing the device '{name}': .+\. Try 'cpu' or 'cuda'"):
+    with pytest.raises(
+        ConfigError, match=rf"Choosing the device '{name}': .+\. Choose one that 'llasa doctor' lists"
+    ):
         chosen_device(name)
 
 

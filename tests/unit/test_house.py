@@ -104,7 +104,7 @@ def layers(page: str) -> list[set[str]]:
     """Return the layers that a page shows: the first block of text that begins with the command."""
     shown = re.search(r"```text\n(cli\b.*?)```", page, re.DOTALL)
     assert shown
-    names = (re.split(r"\s{2,}", line)[0] for line in shown[1].strip().splitlines())
+    names = [line for line in shown[1].splitlines() if not line.startswith(" ")]  # what they are for
     return [{one.strip() for one in line.split("|")} for line in names]
 
 

@@ -1,6 +1,7 @@
 """`llasa doctor`, by the real command."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from llasa import probe
+from llasa.cli.doctor import EXTRAS
 from tests.conftest import Ran
 
 Run = Callable[..., Ran]
@@ -79,6 +81,13 @@ def test_a_damaged_bundle(run: Run, broken_bundle: Path, small_shapes: None):
     told = json.loads(ran.out)
     assert told["bundle"]["whole"] is False and told["speed"] is None
     assert told["packages"] and told["published"]["models"]["small"]["real_time_factor"] > 0
+
+
+def test_every_extra_is_explained():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    assert set(project["optional-dependencies"]) == set(EXTRAS)
 
 
 def test_sizes_of_the_published_shapes():

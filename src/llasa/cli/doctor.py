@@ -40,6 +40,8 @@ EXTRAS = {
     "serve": "llasa serve: OpenAI's speech API, Home Assistant, judges as a service",
     "studio": "the page of llasa serve",
     "ray": "llasa prepare --ray: on a cluster",
+    "languages": "numbers, dates and money beside English, Chinese by pinyin",
+    "docs": "make docs: these pages as a site",
     "dev": "what the tests and checks of this package need",
 }
 ENGINES = {  # name -> what it is, the package it needs and the extra that brings it
