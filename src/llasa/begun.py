@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from llasa import config
-from llasa.audio import replace_file
+from llasa.audio import drop_drafts, replace_file
 from llasa.errors import ConfigError
+from llasa.shortage import of_room
 
 _PACKAGES = ("llasa", "torch", "transformers", "tokenizers", "accelerate", "trl", "peft", "datasets", "numpy")
 _STATES = ("checkpoint-*", "checkpoints", "step-*", "stages", "results.jsonl")
 _log = logging.getLogger(__name__)
 
 
-def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False, doing: str = "Training") -> None:
+def start(
+    folder: Path, facts: Mapping[str, Any], changed_ok: bool | None = False, doing: str = "Training"
+) -> None:
     """Begin a run in `folder`, or go on with it: lock the folder and write or compare `run.json`.
 
     Under torchrun the first process does it for all. The lock is held until the process ends.
@@ -34,7 +37,7 @@ def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False, doin
         folder: made if missing.
         facts: JSON-able; all that decides what comes out, such as recipe, seed, and the hashes of data,
             bundle, codec and tokenizer.
-        changed_ok: go on although facts have changed; `run.json` then tells which.
+        changed_ok: go on although facts have changed; `run.json` then tells which. None: never.
         doing: what is done in the folder; opens the message of an error.
 
     Raises:
@@ -47,8 +50,10 @@ def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False, doin
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, doing)
+        drop_drafts(folder)
     except OSError as error:
-        raise ConfigError(f"{doing}: the system says: {error.strerror}. {_NAME}") from error
+        todo = "Free 4096 bytes there and run the same command again." if of_room(error) else _NAME
+        raise ConfigError(f"{doing}: the system says: {error.strerror}. {todo}") from error
     path = folder / "run.json"
     before = _read(folder, path, doing)
     changes = config.differences(before["facts"], now) if before else []
@@ -56,7 +61,8 @@ def start(folder: Path, facts: Mapping[str, Any], changed_ok: bool = False, doin
         raise ConfigError(
             f"{doing}: it was begun with other settings or data.\n"
             + "\n".join(f"  {line}" for line in changes)
-            + "\nGo back to what it was, name another folder, or allow the change (--changed-ok)."
+            + "\nGo back to what it was, or name another folder"
+            + ("." if changed_ok is None else "; or allow the change (--changed-ok).")
         )
     _write(path, before, now, changes)
 

@@ -107,6 +107,11 @@ def _write(path: Path, rows: Iterable[Pair] | Iterable[Vote]) -> None:
     replace_file(path, "".join(lines).encode())
 
 
+def pair_of(row: Mapping[str, Any]) -> Pair:
+    """Return a row as a pair."""
+    return Pair(**{**row, **{side: Side(**row[side]) for side in ("a", "b")}})
+
+
 def read_pairs(folder: Path) -> list[Pair]:
     """Return the pairs of a folder.
 
@@ -117,7 +122,7 @@ def read_pairs(folder: Path) -> list[Pair]:
     for number, line in _lines(path):
         try:
             row = json.loads(line)
-            pair = Pair(**row | {side: Side(**row[side]) for side in ("a", "b")})
+            pair = pair_of(row)
             known = pair == paired(pair.text, pair.voice, pair.language, pair.a, pair.b)
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"Reading '{path}': line {number} is damaged ({error!r}). {_AGAIN}") from error

@@ -1,10 +1,18 @@
-"""Whether an error says that memory or a disk ran out, in the words of all that say so here.
+"""Whether an error says that memory or a disk ran out, in the words of all that say so here; and in ours.
 
 Python, the system, torch and safetensors each have their own, and who loads a model wraps them in others.
 """
 
 import errno
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llasa.errors import ConfigError, LlasaError
+
+TODO = "Free them, or raise the limit, and run the same command again: what was saved before is whole."
+_BLOCK = 4096  # bytes by which names and small files grow
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", f"(os error {errno.ENOMEM})")
@@ -40,3 +48,30 @@ def _is_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(words in str(error) for words in _MEMORY)
+
+
+def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
+    """Return the error of a file of `size` bytes that had no room; `needed` are still to be written."""
+    import resource  # not there on Windows, where the command has to start
+
+    there = next(folder for folder in file.parents if folder.exists())  # there may have been no room for one
+    missing = needed - shutil.disk_usage(there).free
+    if missing <= 0:  # room enough on the disk: it is a limit on the size of files, or a quota
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        missing = size - limit if 0 < limit < size else size
+    return ConfigError(
+        f"{doing}: '{file.name}' had no room; at least {missing} bytes are missing there. {TODO}"
+    )
+
+
+@contextmanager
+def told(doing: str, place: Path, size: int = _BLOCK) -> Iterator[None]:
+    """Turn an error of a full disk inside into ours; for work that needs no more than `size` bytes."""
+    try:
+        yield
+    except LlasaError:
+        raise
+    except Exception as error:
+        if not of_room(error):
+            raise
+        raise full(doing, Path(getattr(error, "filename", None) or place), size, size) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa.train import checkpoint, resume
+from tests.faults import verbs
 
 _CLOCK = re.compile(r"(_s|_per_second|_runtime|^step_time)$|^time/")
 # Of a checkpoint of the Trainer; its arguments and its clocks are not what was learnt.
@@ -16,6 +17,8 @@ _STATE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 def left(work: str, folder: Path) -> dict[str, Any]:
     """Return what a whole run of a work left."""
+    if work in verbs.COMMANDS:
+        return verbs.left(folder)
     if work == "prepare":
         return {path.name: _hash(path) for path in sorted((folder / "out").glob("[!.]*"))}
     run = folder / "run"

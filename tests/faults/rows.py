@@ -14,12 +14,15 @@ _TRIAL = os.environ.get("TRIAL")
 
 # row -> (what comes, what must be)
 ROWS = {
-    "R1": ("kill -9 while preparing", "the files of a run that was left alone"),
+    "R1": (
+        "kill -9 while preparing, or in any other command that writes",
+        "the files of a run that was left alone",
+    ),
     "R2": (
         "kill -9 in training",
         "weights, optimizer, random numbers and order bit-equal; one interval lost",
     ),
-    "R3": ("kill -9 inside a save", "goes on from the newest whole checkpoint, same weights"),
+    "R3": ("kill -9 inside a save", "goes on from the newest whole checkpoint, same weights, same files"),
     "R4": ("the disk is full", "file and bytes named, what was there whole, goes on when there is room"),
     "R5": ("files cut, bits turned", "all seen before use, the file named"),
     "R6": ("bad sound in a corpus", "each a reject with its reason, memory bounded"),

@@ -15,6 +15,7 @@ from tests.faults.zygote import Ended, Zygote
 # function that begins a step, or a part of one -> how often it is called a step; TRL's calls its parent's
 STEPS = {"prepare": ("", 1), "loop": ("learn", 1), "sft": ("training_step", 2), "grpo": ("training_step", 4),
          "stock": ("training_step", 1)}  # fmt: skip
+NONE = ("main", 1)  # a command: not what is written for it before
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Runs:
         whole = self.whole(work)
         if kind not in whole.points:
             second = self.folder / work / kind
-            counted = self.start(work, second, Point(0, kind, STEPS[work][0]))
+            counted = self.start(work, second, Point(0, kind, STEPS.get(work, NONE)[0]))
             assert counted.code == 0 and left(work, second) == whole.left
             whole.points[kind] = counted.count
         return whole.points[kind]
@@ -87,7 +88,7 @@ def point(runs: Runs, work: str, kind: Kind, number: int, of: int, sigs: tuple[i
     # The stock Trainer is to have a whole checkpoint that it could go back to.
     first = total // 8 if work == "stock" else 0
     share = (drawn(work, number).random() if kind == "any" else (number + 0.5) / of) * 0.99
-    return Point(first + max(1, int((total - first) * share)), kind, STEPS[work][0], sigs)
+    return Point(first + max(1, int((total - first) * share)), kind, STEPS.get(work, NONE)[0], sigs)
 
 
 def slow(*values: object) -> Any:

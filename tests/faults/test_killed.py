@@ -11,6 +11,7 @@ import pytest
 from tests.faults.left import newest_step
 from tests.faults.rows import again, drawn, trials
 from tests.faults.runs import STEPS, Runs, point, slow
+from tests.faults.verbs import COMMANDS
 from tests.faults.watch import Kind
 
 Reached = Callable[[int, int], None]
@@ -18,16 +19,24 @@ KILL = (signal.SIGKILL,)
 
 
 @pytest.mark.fault("R1")
-@pytest.mark.parametrize(("kind", "small", "full"), [("any", 12, 200), ("disk", 8, 134)])
-def test_preparing_ends_the_same(runs: Runs, reached: Reached, kind: Kind, small: int, full: int) -> None:
+@pytest.mark.parametrize(
+    ("work", "kind", "small", "full"),
+    [
+        ("prepare", "any", 12, 200), ("prepare", "disk", 8, 134),
+        *(slow(work, "any", 1, 10) for work in COMMANDS),
+    ],
+)  # fmt: skip
+def test_what_is_killed_ends_the_same(
+    runs: Runs, reached: Reached, work: str, kind: Kind, small: int, full: int
+) -> None:
     found = Counter[str]()
     for number in (made := trials(small, full)):
-        at = point(runs, "prepare", kind, number, max(made) + 1, KILL)
-        folder, ended = runs.killed("prepare", number, at)
+        at = point(runs, work, kind, number, max(made) + 1, KILL)
+        folder, ended = runs.killed(work, number, at)
         assert ended.code == -signal.SIGKILL
         for _ in range(drawn("more", number).randrange(3)):  # and again, while it goes on
-            runs.start("prepare", folder, replace(at, at=max(1, at.at // 3)))
-        found[told := runs.end("prepare", folder)] += 1
+            runs.start(work, folder, replace(at, at=max(1, at.at // 3)))
+        found[told := runs.end(work, folder)] += 1
         assert told == "equal", f"{again(number)}: {told} after {at}"
     reached(found["equal"], len(made))
 
@@ -51,8 +60,12 @@ def test_training_ends_with_the_same_weights(
 @pytest.mark.fault("R3")
 @pytest.mark.parametrize(
     ("work", "small", "full"),
-    [("loop", 16, 160), slow("sft", 1, 30), slow("grpo", 1, 10)],
-)
+    [
+        ("loop", 16, 160), slow("sft", 1, 30), slow("grpo", 1, 10),
+        ("read", 2, 30), ("ab", 1, 20), ("recognizer", 1, 20), ("gguf", 2, 20), ("export", 2, 20),
+        *(slow(work, 1, 16) for work in ("evaluate", "mtp", "codec", "dpo", "candidates", "voice")),
+    ],
+)  # fmt: skip
 def test_a_kill_inside_a_save_goes_back_to_the_one_before(
     runs: Runs, reached: Reached, work: str, small: int, full: int
 ) -> None:
@@ -95,6 +108,9 @@ ENDS = {
         ("prepare", "TERM", 3, 20), ("prepare", "INT-INT", 2, 20),
         ("loop", "TERM", 2, 20), ("loop", "INT-INT", 2, 20), ("loop", "USR1", 2, 20),
         slow("sft", "TERM", 1, 6), slow("sft", "INT-INT", 1, 6), ("sft", "USR1", 1, 6),
+        ("read", "TERM", 2, 10), ("ab", "INT-INT", 2, 10),
+        *(slow(work, "TERM", 1, 6) for work in ("ab", "evaluate", "mtp", "recognizer", "codec", "dpo")),
+        *(slow(work, "INT-INT", 1, 6) for work in ("read", "evaluate", "gguf", "export")),
     ],
 )  # fmt: skip
 def test_a_signal_at_any_point(

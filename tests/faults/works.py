@@ -13,8 +13,11 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
+
+from tests.faults import verbs
 
 # What only some need is imported where it is, so that a run of one row costs its own imports.
 WIDTH = 64  # a save then takes about as long as some steps
@@ -100,6 +103,7 @@ def material() -> None:
     Path("sounds").mkdir()
     for n in range(20):
         audio.write(f"sounds/{n:02}.wav", speechlike(0.4, level=0.1 + n / 50))
+    verbs.material()
 
 
 def clips(folder: str) -> list[Any]:
@@ -292,3 +296,7 @@ def stock(steps: int = 8) -> None:
     run = Trainer(network(), arguments, train_dataset=Rows())
     run.train(resume_from_checkpoint=any(Path("run/checkpoints").glob("checkpoint-*")) or None)
     cast(Any, run.model).save_pretrained("run/lm")
+
+
+# name of a command -> what runs it
+globals().update({name: partial(verbs.run, name) for name in verbs.COMMANDS})

@@ -15,7 +15,7 @@ from llasa.bundle import load_bundle
 from llasa.codec.compact import CompactCodec
 from llasa.core import Audio, Candidate, Finish, Score, Utterance
 from llasa.errors import ConfigError, ScorerError
-from llasa.evaluate.ab import share, tally, write_page, write_sounds
+from llasa.evaluate.ab import keep, kept, share, tally, write_page, write_sounds
 from llasa.evaluate.drawing import Speaker, best_and_worst, two_takes
 from llasa.judge import Judge
 from llasa.pairs import Decided, Vote
@@ -223,3 +223,18 @@ def test_sounds_are_those_of_their_side(tmp_path):
     write_sounds(tmp_path, made, {"a": clip(0.5), "b": Audio(clip(0.7).samples, 16000)})
     assert read(tmp_path / f"{made.id}-a.wav", min_s=0.1).duration_s == pytest.approx(0.5)
     assert read(tmp_path / f"{made.id}-b.wav", min_s=0.1).duration_s == pytest.approx(0.7)
+
+
+@pytest.mark.fault("R3")
+def test_pairs_go_on_where_they_were_stopped(speaker, tmp_path):
+    drawn = list(two_takes([speaker], TEXTS[:3], None, 3))
+    for one in drawn[:2]:
+        keep(tmp_path, one)
+    rows = tmp_path / "drawn.jsonl"
+    rows.write_bytes(rows.read_bytes() + b'{"text": "the mat s')  # of a run that was killed
+    before = kept(tmp_path)
+    assert [(one.pair, one.vote) for one in before] == [(one.pair, None) for one in drawn[:2]]
+    [last] = two_takes([speaker], TEXTS[:3], None, 3, len(before))
+    assert last.pair == drawn[2].pair
+    keep(tmp_path, replace(last, pair=None, vote=None, reason="none"))
+    assert [one.reason for one in kept(tmp_path)] == ["", "", "none"]

@@ -122,3 +122,20 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     run.start(tmp_path / "new", FACTS)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.fault("R3")
+def test_what_a_killed_run_only_began_to_write_is_gone(tmp_path):
+    (tmp_path / "sounds" / ".recognizer.part").mkdir(parents=True)
+    for name in (".0123456789abcdef.part", "sounds/.0123456789abcdef.part", "sounds/kept.part"):
+        (tmp_path / name).write_bytes(b"half")
+    run.start(tmp_path, FACTS)
+    left = {path.name for path in tmp_path.rglob("*")} - {"run.json", "run.lock"}
+    assert left == {"sounds", "kept.part", ".recognizer.part"}
+
+
+def test_what_no_option_allows_is_not_offered(tmp_path):
+    run.start(tmp_path, FACTS)
+    with pytest.raises(ConfigError) as refused:
+        run.start(tmp_path, change("data", "d2"), None)
+    assert str(refused.value).endswith("name another folder.")

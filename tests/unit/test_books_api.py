@@ -1,5 +1,6 @@
 """Books over HTTP: sent, read while others speak, fetched, said again in part, gone on with after a stop."""
 
+import errno
 import io
 import json
 import time
@@ -136,11 +137,39 @@ def test_a_service_that_was_stopped_goes_on(tiny_bundle: Path, tmp_path: Path) -
         while not (first := sorted(tmp_path.glob("*/lines/*.json"))):
             time.sleep(0.02)
     made = first[0].stat().st_mtime_ns
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "ticket.json").write_text("{")
+    damaged, begun = tmp_path / ("a" * 24), tmp_path / ("b" * 24)
+    damaged.mkdir()
+    (damaged / "ticket.json").write_text("{")
+    begun.mkdir()
+    (begun / "source.txt").write_text("The cat")
+    (tmp_path / id / ".0123456789abcdef.part").write_text("half")
     with speaking(tiny_bundle, books=tmp_path) as (url, _):
         assert ended(url, id)["status"] == "done"
+        assert damaged.exists() and not begun.exists() and not list(tmp_path.glob("*/*.part"))
     assert first[0].stat().st_mtime_ns == made
+
+
+@pytest.mark.fault("R16")
+def test_two_services_share_a_folder_not_a_book(tiny_bundle: Path, tmp_path: Path) -> None:
+    with speaking(tiny_bundle, books=tmp_path) as (url, _):
+        id = sent(url, "The cat sat. " * 30, "long.txt")[1]["id"]
+        with speaking(tiny_bundle, books=tmp_path) as (other, _):
+            assert asked(other, "GET", "/v1/audio/books")[1]["data"] == []
+            assert ended(other, sent(other)[1]["id"])["status"] == "done"
+        assert ended(url, id)["status"] == "done"
+
+
+@pytest.mark.fault("R4")
+def test_no_room_for_a_book_is_no_bug(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    status, told = sent(served[0])
+    assert status == 429 and "no room on the disk" in told["error"]["message"]
+    assert not list((tmp_path / "books").glob("*"))
 
 
 def test_removing_a_book_that_is_read_leaves_nothing(served: Served, tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_ends(tiny_bundle, listene
     train(recipe(tiny_bundle, listened, stopped))
     one, other = (load_file(out / "lm" / "model.safetensors") for out in (whole, stopped))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    keys = {key for row in rows_of(stopped) for key in row}
+    assert "tokens_per_s" in keys and not {"num_tokens", "eval_num_tokens"} & keys  # of each start alone
     with pytest.raises(ConfigError, match="other settings or data"):
         train(recipe(tiny_bundle, listened, stopped, "seed=1"))
 

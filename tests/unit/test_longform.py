@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llasa.audio import BOOK_FORMATS
+from llasa.audio import BOOK_FORMATS, replace_file
 from llasa.beams import BeamSearch
 from llasa.core import Word
 from llasa.errors import ConfigError, InputError
@@ -244,17 +245,55 @@ def test_lines_are_kept_until_something_else_is_asked_for(reading: Reading) -> N
     lines = script("One line here.", "Another line.", "A third.")
     first = {one.number: one.sound.read_bytes() for one in reading.lines(lines) if one.sound}
     assert len(first) == 3 and reading.kept(lines) == [1, 2, 3]
-    places = [reading.folder / f"{number:06}.flac" for number in (1, 2, 3)]
+    places = [reading.folder / f"00000{name}.flac" for name in ("1", "2", "3")]
     before = [place.stat().st_mtime_ns for place in places]
     again = list(reading.lines(lines, again={2}))
-    after = [place.stat().st_mtime_ns for place in places]
     assert [one.take for one in again] == [0, 1, 0]
-    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
-    assert places[1].read_bytes() != first[2]
+    assert [place.stat().st_mtime_ns for place in places[::2]] == before[::2] and not places[1].exists()
+    assert (reading.folder / "000002-1.flac").read_bytes() != first[2]
     changed = script("One line here.", "Another word.", "A third.")
     assert reading.kept(changed) == [1, 3]
     reading.seed = 1
     assert reading.kept(lines) == []
+
+
+@pytest.mark.fault("R3")
+def test_lines_asked_for_again_go_on_where_that_was_stopped(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = script("One line here.", "Another line.", "A third.")
+    with reading.held():
+        first = {one.number: one.sound.read_bytes() for one in reading.lines(lines) if one.sound}
+    # No room for the sound, or for what is told of it: the take before stays as it was.
+    for suffix in (".flac", ".json"):
+        with monkeypatch.context() as patch, pytest.raises(ConfigError, match="No space"), reading.held():
+            patch.setattr("llasa.longform.reading.replace_file", partial(full_for, suffix))
+            list(reading.lines(lines, again={2, 3}))
+        kept = {one.number: one.take for one in reading.lines(lines)}
+        assert kept == {1: 0, 2: 0, 3: 0}
+        assert (reading.folder / "000002.flac").read_bytes() == first[2]
+    with pytest.raises(KeyboardInterrupt), reading.held():
+        for one in reading.lines(lines, again={2, 3}):
+            if one.number == 2:
+                raise KeyboardInterrupt
+    with reading.held():  # the second is not said once more
+        assert [one.take for one in reading.lines(lines, again={2, 3})] == [0, 1, 1]
+    with reading.held():
+        assert [one.take for one in reading.lines(lines, again={2, 3})] == [0, 2, 2]
+    names = sorted(path.name for path in reading.folder.glob("*.flac"))
+    assert names == ["000001.flac", "000002-2.flac", "000003-2.flac"]
+
+
+def full_for(suffix: str, path: Path, data: bytes) -> None:
+    if path.suffix == suffix and path.name != "again.json":
+        raise ConfigError(f"Writing '{path}': the system says: No space left on device.")
+    replace_file(path, data)
+
+
+@pytest.mark.fault("R16")
+def test_a_book_is_read_by_one_at_a_time(reading: Reading) -> None:
+    with reading.held(), pytest.raises(ConfigError, match="is writing there"), reading.held():
+        pass
 
 
 @pytest.mark.parametrize("harm", ["json", "flac"])

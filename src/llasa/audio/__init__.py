@@ -308,6 +308,13 @@ def replace_file(path: Path, data: bytes) -> None:
         raise ConfigError(f"Writing '{path}': the system says: {error.strerror}. {todo}") from error
 
 
+def drop_drafts(folder: Path) -> None:
+    """Remove what `replace_file` only began in a folder before it was killed; nobody else may write there."""
+    for draft in folder.rglob(".*.part"):
+        if draft.is_file():
+            draft.unlink()
+
+
 def check_target(path: Path) -> None:
     """Raise ConfigError if `replace_file` could not write there, before the work of making what to write."""
     if not path.parent.is_dir():

@@ -28,7 +28,7 @@ def ab(
     texts: Annotated[
         Path, typer.Argument(help="One text a line, or a prepared folder; to read votes: -o of then.")
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="New folder for sounds and page.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for sounds and page.")] = None,
     bundle: Annotated[
         list[str] | None, typer.Option(help="One or two; one is drawn from with two seeds.")
     ] = None,
@@ -50,6 +50,7 @@ def ab(
 
     Sides change places at random, and the page does not tell what made which. OUT/pairs.jsonl does, and is
     what `llasa train dpo` learns from together with votes. With --judge, OUT/votes.jsonl is the judge's.
+    Stopped or killed, the same command goes on where it was.
     """
     if read:
         return _read(texts, read, json)
@@ -59,20 +60,44 @@ def ab(
     if len(names) > 2 or (judge and len(names) > 1):
         most = "two; a judge takes both sides from one" if judge else "two"
         raise ConfigError(f"Making pairs: found {len(names)} bundles. Name at most {most}.")
+    from llasa.evaluate.ab import kept
+
     _check(out)
     sampling: dict[str, object] = {} if temperature is None else {"temperature": temperature}
     speakers, wanted = _speakers(names, texts, voice, language, sampling)
-    drawn = _drawn(speakers, wanted, voice, seed, judge, effort, margin)
-    _write(out, drawn, len(wanted), judge is not None, json)
+    facts: dict[str, object] = {"seed": seed, "judge": judge, "effort": effort, "margin": margin}
+    _start(out, speakers, wanted, voice, facts)
+    before = kept(out)
+    drawn = _drawn(speakers, wanted, voice, seed, judge, effort, margin, len(before))
+    _write(out, before, drawn, len(wanted), judge is not None, json)
 
 
 def _check(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"Making pairs in '{out}': it is there already. Name a new folder.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"Making pairs in '{out}': {error.strerror}. Name another folder.") from error
+    others = {path.name for path in out.glob("[!.]*")} - {"run.lock"}
+    if (out.exists() and not out.is_dir()) or (others and "run.json" not in others):
+        raise ConfigError(f"Making pairs in '{out}': it holds other things. Name a new folder.")
+
+
+def _start(
+    out: Path, speakers: "Sequence[Speaker]", texts: Sequence[tuple[str, str | None]], voice: str | None,
+    facts: dict[str, object],
+) -> None:  # fmt: skip
+    """Begin in a folder, or go on in it with the same."""
+    from llasa import begun
+    from llasa.weights import sha256
+
+    bundles = [(one.name, one.synthesizer.bundle) for one in speakers]
+    weights = [
+        [
+            name,
+            bundle.codec_name,
+            sha256(sorted((bundle.folder / bundle.manifest.lm.path).glob("*.safetensors"))),
+        ]
+        for name, bundle in bundles
+    ]
+    said = speakers[0].synthesizer.voice(voice)
+    facts |= {"texts": texts, "bundles": weights, "voice": said and [said.name, said.text, list(said.codes)]}
+    begun.start(out, {"verb": "ab", **facts, "sampling": speakers[0].sampling}, None, "Making pairs")
 
 
 def _speakers(
@@ -93,37 +118,41 @@ def _speakers(
 
 def _drawn(
     speakers: "Sequence[Speaker]", texts: Sequence[tuple[str, str | None]], voice: str | None, seed: int,
-    judge: str | None, effort: int, margin: float,
+    judge: str | None, effort: int, margin: float, first: int,
 ) -> "Iterable[Drawn]":  # fmt: skip
     from llasa.evaluate.drawing import best_and_worst, two_takes
     from llasa.judge import build_judge
 
     if judge is None:
-        return two_takes(speakers, texts, voice, seed)
+        return two_takes(speakers, texts, voice, seed, first)
     synthesizer = speakers[0].synthesizer
     recipe = synthesizer.recipe(None if judge == "own" else judge)
     built = build_judge(recipe.judge, synthesizer.bundle.parts)
-    return best_and_worst(speakers[0], texts, voice, seed, built, effort, margin)
+    return best_and_worst(speakers[0], texts, voice, seed, built, effort, margin, first)
 
 
-def _write(out: Path, drawn: "Iterable[Drawn]", total: int, judged: bool, json: bool) -> None:
+def _write(
+    out: Path, found: "list[Drawn]", drawn: "Iterable[Drawn]", total: int, judged: bool, json: bool
+) -> None:
     import sys
 
     from rich.console import Console
     from rich.progress import track
 
-    from llasa.evaluate.ab import PAGE, write_page, write_sounds
+    from llasa.data.prepare import stoppable
+    from llasa.evaluate.ab import PAGE, keep, write_page
     from llasa.pairs import VOTES, write_pairs, write_votes
 
-    shown = track(drawn, "Making pairs", total, console=Console(stderr=True), transient=True)
-    pairs, votes, left_out = [], [], []
-    for one in shown if sys.stderr.isatty() else drawn:
-        if one.pair is None:
-            left_out.append(one)
-            continue
-        pairs.append(one.pair)
-        votes += [one.vote] if one.vote else []
-        write_sounds(out, one.pair, one.sounds or {})
+    left = total - len(found)
+    shown = track(drawn, "Making pairs", left, console=Console(stderr=True), transient=True)
+    with stoppable(f"Making pairs in '{out}'", "all pairs are kept") as check:
+        for one in shown if sys.stderr.isatty() else drawn:
+            keep(out, one)
+            found.append(one)
+            check()
+    pairs = [one.pair for one in found if one.pair]
+    votes = [one.vote for one in found if one.vote]
+    left_out = [one for one in found if one.pair is None]
     if not pairs:
         raise ConfigError(
             f"Making pairs: none of {total} texts gave one; {left_out[0].reason}. Use other texts."

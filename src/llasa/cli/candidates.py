@@ -36,15 +36,20 @@ def check_folder(folder: Path) -> None:
 
 
 def keep(folder: Path, spoken: "Sequence[Spoken]", bundle: str) -> None:
-    """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`; ranks count from 1, the best.
+    """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`, all or none; the best has rank 1.
 
     The picture shows the first 32.
 
     Raises:
         ConfigError: the folder or a file in it cannot be written.
     """
+    from llasa.held import scratch
+
     try:
-        _keep(folder, spoken, bundle)
+        with scratch(folder, f"Keeping the candidates in '{folder}'") as work:
+            _keep(work, spoken, bundle)
+            folder.rmdir()  # it is empty
+            work.replace(folder)
     except OSError as error:
         found = f"the system says: {error.strerror}"
         raise ConfigError(f"Keeping the candidates in '{folder}': {found}. Name another folder.") from error

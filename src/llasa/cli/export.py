@@ -64,11 +64,15 @@ def hf(
     json: JsonOption = False,
 ) -> None:
     """Write a bundle as a folder for the Hugging Face Hub, with a model card; then upload it yourself."""
+    from llasa import shortage
     from llasa.bundle import load_bundle
     from llasa.export.hf import Changes, export_hf
 
     changes = Changes(repo, name, lm, adapter, license, base_model)
-    made = export_hf(load_bundle(bundle, codec=codec), output, changes, parts, force)
+    opened = load_bundle(bundle, codec=codec)
+    size = sum(path.stat().st_size for path in opened.folder.rglob("*.safetensors"))
+    with shortage.told(f"Exporting to '{output}'", output, size):
+        made = export_hf(opened, output, changes, parts, force)
     upload = shlex.join(("hf", "upload", made.repo, str(made.folder)))
     if json:
         return emit({"folder": made.folder, "files": made.files, "bytes": made.size, "upload": upload})

@@ -75,6 +75,7 @@ def _bound(
     book: "Book", script: "list[Line]", reading: "Reading", redo: str | None, output: Path, lufs: float,
     json: bool,
 ) -> None:  # fmt: skip
+    from llasa.data.prepare import stoppable
     from llasa.longform.audiobook import publish
     from llasa.provenance import provenance
 
@@ -82,9 +83,13 @@ def _bound(
     if missing := again - {line.number for line in script}:
         found = f"line {min(missing)} is not in the chosen chapters"
         raise ConfigError(f"Reading --redo: {found}. See --lines.")
-    said = list(tracked(reading.lines(script, again), "Reading"))
     made = provenance(reading.synthesizer.bundle.name, reading.voice.name if reading.voice else None)
-    report = publish(output, book, said, made, lufs)
+    said: list[Read] = []
+    with reading.held(), stoppable(f"Reading to '{output}'", "all lines are kept") as check:
+        for one in tracked(reading.lines(script, again), "Reading"):
+            said.append(one)
+            check()
+        report = publish(output, book, said, made, lufs)
     emit(report) if json else _tell(report, said)
 
 

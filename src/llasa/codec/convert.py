@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from llasa.codec.xcodec2 import DAMAGED, KINDS, Xcodec2Codec, read_config
 from llasa.codec.xcodec2_names import Tensors, config_of, is_dropped, plain, to_native
 from llasa.core import Audio
 from llasa.errors import BundleError, ConfigError
+from llasa.held import scratch
 from llasa.weights import PICKLES
 
 WRITTEN = {"config.json", "model.safetensors"}
@@ -65,13 +65,13 @@ def convert(source: str | Path, output: str | Path, force: bool = False) -> Repo
     source, output = Path(source), Path(output)
     _check_output(output, force)
     try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as work:
-            made = Path(work) / "made"
+        with scratch(output, f"Converting to '{output}'") as work:
+            made = work / "made"
             made.mkdir()
-            n_tensors, dropped = _build(source, made, Path(work) / "unpickled.safetensors")
+            n_tensors, dropped = _build(source, made, work / "unpickled.safetensors")
             codec = _loaded(source, made)
             codes = codec.encode([known_clip()])[0]
-            _put(made, output, Path(work) / "before")
+            _put(made, output, work / "before")
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"Converting to '{output}': found {error}. Name a folder with room.") from error
     digest = hashlib.sha256(" ".join(map(str, codes)).encode()).hexdigest()
@@ -88,11 +88,11 @@ def known_clip() -> Audio:
     return Audio((0.2 * np.sin(3 * np.pi * time) ** 2 * tone + 0.02 * noise).astype(np.float32), SAMPLE_RATE)
 
 
-def _build(source: Path, folder: Path, scratch: Path) -> tuple[int, tuple[str, ...]]:
+def _build(source: Path, folder: Path, plain_file: Path) -> tuple[int, tuple[str, ...]]:
     """Write the native files; return the number of their tensors and the names of those left out."""
     files = _sources(source)
     if files[0].suffix in PICKLES:
-        files = [_unpickled(files[0], scratch)]
+        files = [_unpickled(files[0], plain_file)]
     tensors, dropped = _read(source, files)
     try:
         config, tensors = _native(source, tensors)

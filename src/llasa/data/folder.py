@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from filelock import FileLock, Timeout
-
 from llasa import config
 from llasa.audio import replace_file
 from llasa.data import index, shards
 from llasa.data.index import Split
 from llasa.data.rejects import Reject
 from llasa.errors import BundleError, ConfigError
+from llasa.held import hold
 from llasa.shortage import of_room
 
 REJECTS, RUN = "rejects.jsonl", "run.json"
@@ -39,7 +37,7 @@ class Folder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._check_ours()
-            self._lock = _locked(path)
+            self._lock = hold(path, f"Preparing '{path}'")
         except OSError as error:
             found = f"the system says: {error.strerror}"
             todo = _FREE if of_room(error) else "Name a folder that can be written to"
@@ -61,8 +59,6 @@ class Folder:
         """Forget what an earlier process did not finish."""
         found = index.load(self.path)
         self.entries, self.whole = list(found.entries), found.whole
-        for draft in self.path.glob(".*.part"):
-            draft.unlink()
         self._cut(index.NAME, found.end)
         self._cut(REJECTS, self.entries[-1].rejects_end if self.entries else 0)
         for file in (file for entry in self.entries for file in entry.files):
@@ -173,15 +169,3 @@ class Folder:
 def _line(reject: Reject) -> bytes:
     # Names of files may hold what UTF-8 cannot; the escapes that Python writes for it are JSON's as well.
     return json.dumps(reject.row(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def _locked(path: Path) -> FileLock:
-    """Take the lock of a folder. The system gives it back when the process ends, however it ends."""
-    lock, owner = FileLock(path / ".lock"), path / ".owner"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        raise ConfigError(f"Preparing '{path}': {who} is writing there. Wait for it, or end it.") from error
-    owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-    return lock

@@ -6,18 +6,19 @@ is in `ab.html.jinja`. Must not know: how sides are made, what is trained on vot
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from llasa import audio
+from llasa import audio, journal
 from llasa.audio import replace_file
 from llasa.core import Audio
 from llasa.data.report import template_of
 from llasa.errors import MissingExtra
-from llasa.pairs import CHOICES, Decided, Pair
+from llasa.evaluate.drawing import Drawn
+from llasa.pairs import CHOICES, Decided, Pair, Vote, pair_of
 
-PAGE = "index.html"
+PAGE, _DRAWN = "index.html", "drawn.jsonl"
 _TEMPLATE = Path(__file__).with_name("ab.html.jinja")
 
 
@@ -52,6 +53,24 @@ def write_sounds(folder: Path, pair: Pair, sounds: Mapping[str, Audio]) -> None:
     """Write `ID-a.wav` and `ID-b.wav`, which tell nothing of what made them."""
     for side, sound in sounds.items():
         audio.write(folder / _file(pair, side), sound)
+
+
+def keep(folder: Path, drawn: Drawn) -> None:
+    """Write the sounds of a text, if it gave a pair, and then the row that says that it is done."""
+    if drawn.pair:
+        write_sounds(folder, drawn.pair, drawn.sounds or {})
+    pair, vote = (one and asdict(one) for one in (drawn.pair, drawn.vote))
+    row = {"text": drawn.text, "pair": pair, "vote": vote, "reason": drawn.reason}
+    journal.append(folder / _DRAWN, [row], durable=True)
+
+
+def kept(folder: Path) -> list[Drawn]:
+    """Return what was kept of the first texts, without their sounds."""
+    return [
+        Drawn(row["text"], row["pair"] and pair_of(row["pair"]), None, row["vote"] and Vote(**row["vote"]),
+              row["reason"])
+        for row in journal.mended(folder / _DRAWN)
+    ]  # fmt: skip
 
 
 def write_page(folder: Path, pairs: Sequence[Pair]) -> None:

@@ -49,13 +49,18 @@ class Drawn:
 
 
 def two_takes(
-    speakers: Sequence[Speaker], texts: Sequence[tuple[str, str | None]], voice: str | None, seed: int
+    speakers: Sequence[Speaker],
+    texts: Sequence[tuple[str, str | None]],
+    voice: str | None,
+    seed: int,
+    first: int = 0,
 ) -> Iterator[Drawn]:
     """Yield each text as two speakers say it, or as one does with two seeds.
 
     Args:
         speakers: one or two. texts: each with its language, None as for any text.
         voice: a name, for both; the default voice of each if None.
+        first: number of the text to begin with.
 
     Raises:
         ConfigError: their default voices differ, which would tell the sides apart.
@@ -65,7 +70,7 @@ def two_takes(
     if len(names) > 1:
         found = f"the default voices {' and '.join(names)}, which tell the sides apart"
         raise ConfigError(f"Making pairs: found {found}. Name one voice for both (--voice).")
-    for place, (text, language) in enumerate(texts):
+    for place, (text, language) in enumerate(texts[first:], first):
         random = np.random.default_rng((seed, place))
         made: list[tuple[Side, Candidate]] = []
         for speaker in (speakers[0], speakers[-1]):
@@ -77,17 +82,17 @@ def two_takes(
 
 def best_and_worst(
     speaker: Speaker, texts: Sequence[tuple[str, str | None]], voice: str | None, seed: int,
-    judge: Judge, n: int, margin: float,
+    judge: Judge, n: int, margin: float, first: int = 0,
 ) -> Iterator[Drawn]:  # fmt: skip
     """Yield of each text the best and the worst of `n` candidates, with the judge's vote.
 
     Args:
-        n: 2 or more. margin: how far apart their values must be at least, above 0.
+        n: 2 or more. margin: how far apart their values must be at least, above 0. first: as `two_takes`.
 
     Raises:
         LlasaError: as `Synthesizer.candidates`.
     """
-    for place, (text, language) in enumerate(texts):
+    for place, (text, language) in enumerate(texts[first:], first):
         random = np.random.default_rng((seed, place))
         own = int(random.integers(_SEEDS))
         judged = judge.judge(speaker.say(text, voice, language, own, n))

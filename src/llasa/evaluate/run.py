@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from llasa import begun, journal
+from llasa import begun, journal, shortage
 from llasa.audio import encode, replace_file
 from llasa.bundle import load_bundle
 from llasa.data.cluster import in_order
@@ -201,7 +201,8 @@ def _write(out: Path, made: Made) -> None:
     if made.sound is not None:
         system, name, line, take = map(_safe, map(str, made.job.key))
         place = f"{SOUNDS}/{system}/{name}/{line}/{take}.flac"
-        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        with shortage.told(f"Evaluating in '{out}'", out / place):
+            (out / place).parent.mkdir(parents=True, exist_ok=True)
         replace_file(out / place, made.sound)
     journal.append(out / RESULTS, [made.row | {"sound": place}], durable=True)
 

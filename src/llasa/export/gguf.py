@@ -9,7 +9,6 @@ import difflib
 import logging
 import math
 import os
-import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -27,6 +26,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from llasa.engines.gguf import llama_errors, llama_library
 from llasa.errors import BundleError, ConfigError, EngineError, MissingExtra
 from llasa.export.gguf_tokens import AGAIN, DOING, Tokens, read_json
+from llasa.held import scratch
 from llasa.prompt import SPEECH_END
 
 try:
@@ -132,14 +132,12 @@ def export_gguf(
 @contextmanager
 def _temporary(output: Path) -> Iterator[Path]:
     """Yield a path beside the output; what lies there in the end is removed."""
-    temporary = output.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        yield temporary
+        with scratch(output, f"Writing '{output}'") as folder:
+            yield folder / output.name
     except OSError as error:
         found = f"the system says: {error.strerror or error}"
         raise ConfigError(f"Writing '{output}': {found}. Name a file in a folder with room.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Nothing is uploaded, and no file that is not part of the bundle is copied. Must 
 import json
 import re
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from llasa.bundle import Bundle, seal
 from llasa.codec.base import STREAMING
 from llasa.errors import BundleError, ConfigError
 from llasa.export.card import CARD, LIBRARY, Origin, Parts, base_of, model_card, read_card, training_facts
+from llasa.held import scratch
 from llasa.manifest import MANIFEST, Manifest
 from llasa.shortage import of_room
 from llasa.weights import DRAFTS, PICKLES, pickles
@@ -92,7 +92,7 @@ def export_hf(
 
     Raises:
         ConfigError: the output is in use or cannot be written, or the repository's name is not possible.
-        OSError, RuntimeError: the disk is full.
+        OSError, RuntimeError: the disk is full; see `shortage.told`.
         BundleError: files are missing, do not fit each other, or are such as must not be published.
     """
     changes = changes or Changes()
@@ -102,10 +102,9 @@ def export_hf(
         _check_place(place, bundle, changes)
         _check_output(place, force)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
-            draft = Path(scratch) / "draft"
-            license = _write(bundle, changes, parts, draft, repo)
-            _swap(draft, place, Path(scratch) / "before")
+        with scratch(place, f"Exporting to '{output}'") as work:
+            license = _write(bundle, changes, parts, work / "draft", repo)
+            _swap(work / "draft", place, work / "before")
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         if of_room(error):  # another folder would not help
             raise
@@ -200,11 +199,13 @@ def _sealed(bundle: Bundle, draft: Path, settings: dict[str, object]) -> Manifes
     try:
         return seal(draft, settings)
     except (BundleError, ConfigError) as error:
+        if of_room(error):
+            raise
         # The draft is about to go: what does not fit came from the bundle.
         raise type(error)(str(error).replace(str(draft), str(bundle.folder))) from error
 
 
-def _files(bundle: Bundle, changes: Changes, parts: Parts, scratch: Path) -> dict[str, Path]:
+def _files(bundle: Bundle, changes: Changes, parts: Parts, merging: Path) -> dict[str, Path]:
     """Return what to copy: name in the new folder -> file."""
     manifest, inside = bundle.manifest, PurePosixPath(bundle.manifest.lm.path)
     whole = {name: bundle.folder / name for name in manifest.files}
@@ -215,7 +216,7 @@ def _files(bundle: Bundle, changes: Changes, parts: Parts, scratch: Path) -> dic
             raise BundleError(f"Exporting the codec of '{bundle.name}': {found}. Publish it from there.")
         return codec
     own = bundle.folder / inside
-    model = _model(own, changes, scratch) | _drafts(own, changes)
+    model = _model(own, changes, merging) | _drafts(own, changes)
     rights = _matching(bundle.folder, RIGHTS)
     rights = {name: path for name, path in rights.items() if not whole or name in whole}
     if parts == "lm":
@@ -246,7 +247,7 @@ def _codec(bundle: Bundle) -> dict[str, Path]:
     return {name.relative_to(inside).as_posix(): bundle.folder / name for name in names}
 
 
-def _model(own: Path, changes: Changes, scratch: Path) -> dict[str, Path]:
+def _model(own: Path, changes: Changes, merging: Path) -> dict[str, Path]:
     """Return the files of the language model: the newest weights, and the newest tokenizer there is."""
     sources = [own]
     if changes.lm is not None:
@@ -255,7 +256,7 @@ def _model(own: Path, changes: Changes, scratch: Path) -> dict[str, Path]:
     if changes.adapter is not None:
         from llasa.engines.adapters import merged
 
-        sources.insert(0, merged(sources[0], changes.adapter, scratch))
+        sources.insert(0, merged(sources[0], changes.adapter, merging))
     reader = next((folder for folder in sources if (folder / "tokenizer.json").is_file()), own)
     return _matching(sources[0], MODEL) | _matching(reader, TOKENIZER)
 

@@ -3,7 +3,6 @@
 Shapes: T samples.
 """
 
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -15,6 +14,7 @@ import numpy as np
 from llasa.audio import BOOK_FORMATS, Encoder, check_target, loudness, replace_file
 from llasa.core import Audio, Word
 from llasa.errors import ConfigError, InputError
+from llasa.held import scratch
 from llasa.longform.book import Book
 from llasa.longform.reading import Read
 from llasa.longform.subtitles import FORMATS, Cue, subtitles
@@ -119,20 +119,18 @@ def _encode(
     path: Path, book: Book, made: Provenance, marks: Sequence[tuple[float, float, str]], rate: int,
     sounds: Iterator[Audio],
 ) -> None:  # fmt: skip
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     tags = {"title": book.title, "artist": book.author, "genre": "Audiobook", **made.tags}
     try:
-        encoder = Encoder(_format(path), rate, file=temporary, tags=tags, chapters=marks)
-        for sound in sounds:
-            encoder.push(made.mark(sound))
-        encoder.close()
-        temporary.replace(path)
+        with scratch(path, f"Writing the book '{path}'") as folder:
+            encoder = Encoder(_format(path), rate, file=folder / path.name, tags=tags, chapters=marks)
+            for sound in sounds:
+                encoder.push(made.mark(sound))
+            encoder.close()
+            (folder / path.name).replace(path)
     except OSError as error:
         found = f"the system says: {error.strerror or error}"
         todo = "Free space, or name another place"
         raise ConfigError(f"Writing the book '{path}': {found}. {todo}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _format(path: Path) -> str:

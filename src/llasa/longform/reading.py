@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from llasa.audio import encode, read, replace_file
 from llasa.bundle import Bundle
 from llasa.core import Audio, Voice, Word, plain
 from llasa.errors import BundleError, ConfigError, EngineError, InputError, ScorerError
+from llasa.held import hold
 from llasa.longform.script import Line
 from llasa.manifest import MANIFEST
 from llasa.recipe import Effort
@@ -23,6 +25,7 @@ from llasa.spoken import Spoken, concatenated, voiced
 from llasa.synthesizer import Synthesizer
 
 ANOTHER_TAKE = 1_000_003  # added to the seed each time that a line is redone
+_AGAIN = "again.json"
 
 
 @dataclass(frozen=True)
@@ -87,47 +90,88 @@ class Reading:
                     f"Reading line {line.number}: found {found}. Use one of {', '.join(known.names())}."
                 )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Work in the folder inside, alone; when that ends well, what was asked for again is done.
+
+        Raises:
+            ConfigError: another process works there, or it cannot be written.
+        """
+        doing = f"Keeping the lines in '{self.folder}'"
+        try:
+            lock = hold(self.folder, doing)
+        except OSError as error:
+            found = f"the system says: {error.strerror}"
+            raise ConfigError(f"{doing}: {found}. Free 4096 bytes there, or name another place.") from error
+        try:
+            yield
+            (self.folder / _AGAIN).unlink(missing_ok=True)
+        finally:
+            lock.release()
+
     def lines(self, lines: Sequence[Line], again: Collection[int] = ()) -> Iterator[Read]:
         """Yield the lines, in order, each said if it is not kept or is asked for again.
+
+        Stopped inside `held`, the same asked for again goes on with what is left of it.
 
         Raises:
             ConfigError: a file cannot be written.
             EngineError: the engine failed; what was said before is kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        takes = self._takes([line for line in lines if line.number in again])
         for line in lines:
-            yield self._line(line, len(lines), line.number in again)
+            yield self._line(line, len(lines), takes.get(line.number, 0))
+
+    def _takes(self, again: Sequence[Line]) -> dict[int, int]:
+        """Return which take each line shall have: the next one, or what was begun with the same lines."""
+        path = self.folder / _AGAIN
+        try:
+            begun = {int(number): int(take) for number, take in json.loads(path.read_text("utf-8")).items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            begun = {}
+        if begun.keys() != {line.number for line in again}:
+            found = {line.number: self._found(line) for line in again}
+            begun = {number: int(one["take"]) + 1 if one else 0 for number, one in found.items()}
+            replace_file(path, json.dumps(begun).encode())
+        return begun
 
     def kept(self, lines: Sequence[Line]) -> list[int]:
         """Return the numbers of those that are said already."""
         return [line.number for line in lines if self._found(line) is not None]
 
-    def _line(self, line: Line, total: int, again: bool) -> Read:
+    def _line(self, line: Line, total: int, take: int) -> Read:
         found = self._found(line)
-        take = 0 if found is None else int(found["take"]) + again
-        if found is None or again:
-            self._place(line, "json").unlink(missing_ok=True)  # what it tells would not be of the new sound
+        if found is None:
+            self._place(line).unlink(missing_ok=True)  # what it tells would not be of the new sound
+        if found is None or found["take"] < take:
             found = self._said(line, take)
             told = plain({**found, "words": [asdict(word) for word in found["words"]]})
-            replace_file(self._place(line, "json"), json.dumps(told, ensure_ascii=False).encode())
-        words = tuple(found["words"])
-        sound = self._place(line, "flac") if found["duration_s"] else None
+            replace_file(self._place(line), json.dumps(told, ensure_ascii=False).encode())
+        words, sound = tuple(found["words"]), self._sound(line, found["take"])
+        for other in self.folder.glob(f"{line.number:06}*.flac"):  # of takes before, or one that only began
+            if other != sound:
+                other.unlink()
         rest = (found["duration_s"], words, found["value"], tuple(found["warnings"]))
-        return Read(line, total, sound, take, *rest)
+        return Read(line, total, sound if found["duration_s"] else None, found["take"], *rest)
 
     def _found(self, line: Line) -> dict[str, Any] | None:
         """Return what is kept of a line, if that is what would be said now."""
         try:
-            found = json.loads(self._place(line, "json").read_text(encoding="utf-8"))
+            found = json.loads(self._place(line).read_text(encoding="utf-8"))
             found["words"] = [Word(**word) for word in found["words"]]
             _ = found["take"] + 1, found["value"], tuple(found["warnings"])
-            whole = not found["duration_s"] or self._place(line, "flac").is_file()
+            whole = not found["duration_s"] or self._sound(line, found["take"]).is_file()
             return found if whole and found["key"] == self._key(line) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _place(self, line: Line, suffix: str) -> Path:
-        return self.folder / f"{line.number:06}.{suffix}"
+    def _place(self, line: Line) -> Path:
+        return self.folder / f"{line.number:06}.json"
+
+    def _sound(self, line: Line, take: int) -> Path:
+        """Return the file of a take: the one before stays until the new one is whole and told of."""
+        return self.folder / (f"{line.number:06}-{take}.flac" if take else f"{line.number:06}.flac")
 
     def _voice(self, line: Line) -> Voice | None:
         return self.voice if line.voice is None else self.synthesizer.voice(line.voice)
@@ -159,17 +203,17 @@ class Reading:
             words = [_placed(word, line) for part in receipt.segments for word in part.words]
             values = [part.value for part in receipt.segments if part.value is not None]
         return {
-            "key": self._key(line), "take": take, "duration_s": self._write(line, spoken),
+            "key": self._key(line), "take": take, "duration_s": self._write(line, take, spoken),
             "text": line.text, "said": line.said, "value": min(values, default=None),
             "words": words, "warnings": [*trouble, *(said for one in spoken for said in one.warnings)],
         }  # fmt: skip
 
-    def _write(self, line: Line, spoken: Sequence[Spoken]) -> float:
+    def _write(self, line: Line, take: int, spoken: Sequence[Spoken]) -> float:
         try:
             audio = concatenated(voiced(spoken))
         except EngineError:  # no speech came: that is told, and the book goes on
             return 0.0
-        replace_file(self._place(line, "flac"), encode(audio, "flac"))
+        replace_file(self._sound(line, take), encode(audio, "flac"))
         return audio.duration_s
 
 

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import secrets
 import shutil
 import time
@@ -18,11 +19,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
 from llasa.audio import replace_file
 from llasa.core import plain
 from llasa.errors import ConfigError, EngineBusy, InputError, LlasaError
+from llasa.held import hold
 from llasa.longform.audiobook import publish
 from llasa.longform.book import Book, read_book
 from llasa.longform.reading import Read, Reading, numbers_of
@@ -31,12 +34,15 @@ from llasa.serve.asked import SpeechRequest
 from llasa.serve.replies import bug
 from llasa.serve.slots import Slots
 from llasa.serve.speaking import Speakers, Speech
+from llasa.shortage import of_room
 
 MOST_BOOKS, MOST_OWN, MOST_LINES = 64, 8, 20_000  # kept in all, by one key, and in a book
 MOST_TEXT, MOST_CHAPTER_S, LETTERS_PER_S = 2_000_000, 7200, 12
 SUFFIXES = (".epub", ".md", ".txt")
 BUSY_S = 1.0  # before a line that found the queue full asks again
 _TICKET, _AGAIN = "ticket.json", "Reading lines again"
+_ID = re.compile(r"[0-9a-f]{24}")
+_NO_ROOM = "Keeping a book: found no room on the disk. Remove a book, or ask again later."
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -100,21 +106,25 @@ class Books:
     def __init__(self, folder: Path, speakers: Speakers, slots: Slots, threads: Executor) -> None:
         self._folder = folder.resolve()  # as errors name it
         self._speakers, self._slots, self._threads = speakers, slots, threads
-        self._tickets = {ticket.id: ticket for ticket in self._found()}
+        self._tickets, self._locks = dict[str, Ticket](), dict[str, FileLock]()
         self._news, self._opening = asyncio.Event(), asyncio.Semaphore(1)
         self._now: tuple[Ticket, asyncio.Task[None]] | None = None
 
     def _found(self) -> Iterator[Ticket]:
-        for path in sorted(self._folder.glob(f"*/{_TICKET}")):
+        """Yield the books of services that are gone, with their locks taken; those of others stay theirs."""
+        for folder in sorted(path for path in self._folder.glob("*") if _ID.fullmatch(path.name)):
             try:
-                kept = json.loads(path.read_text(encoding="utf-8"))
-                ticket = Ticket(**{**kept, "asked": BookRequest.model_validate(kept["asked"])})
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                _log.warning("Finding books: %s is damaged (%s) and is passed over.", path, error)
+                lock = hold(folder, "Finding books")
+            except (OSError, LlasaError) as error:
+                _log.warning("Finding books: %s is passed over (%s).", folder, error)
                 continue
-            if ticket.status == "reading":
-                ticket.status = "queued"
-            yield ticket
+            if (ticket := _ticket_in(folder)) is not None:
+                self._locks[ticket.id] = lock
+                yield ticket
+                continue
+            if not (folder / _TICKET).exists():  # the service was killed before it had taken the book
+                shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
 
     def place(self, ticket: Ticket, suffix: str) -> Path:
         """Return the file of a book as sound or subtitles."""
@@ -156,6 +166,8 @@ class Books:
         except BaseException as error:
             self._tickets.pop(ticket.id, None)
             await asyncio.to_thread(self._drop, ticket)
+            if of_room(error):
+                raise EngineBusy(_NO_ROOM) from error
             if isinstance(error, InputError | ConfigError):
                 raise type(error)(self._shown(error)) from None
             raise
@@ -170,7 +182,7 @@ class Books:
         if ticket.suffix not in SUFFIXES:
             found = f"a file whose name ends in '{ticket.suffix[:20]}'"
             raise InputError(f"Reading the book: found {found}. Send {', '.join(SUFFIXES)}.")
-        (self._folder / ticket.id).mkdir(parents=True)
+        self._locks[ticket.id] = hold(self._folder / ticket.id, "Keeping a book")
         self._source(ticket).write_bytes(data)
 
     def _source(self, ticket: Ticket) -> Path:
@@ -182,6 +194,8 @@ class Books:
 
     def _drop(self, ticket: Ticket) -> None:
         shutil.rmtree(self._folder / ticket.id, ignore_errors=True)
+        if lock := self._locks.pop(ticket.id, None):
+            lock.release()
 
     async def again(self, ticket: Ticket, lines: str | None) -> None:
         """Say some lines of a book again, as "3,17-20"; without any, only those that are not said yet.
@@ -196,6 +210,8 @@ class Books:
         try:
             await asyncio.to_thread(self._write, asked)
         except ConfigError as error:
+            if of_room(error):
+                raise EngineBusy(_NO_ROOM) from error
             raise ConfigError(self._shown(error)) from None
         vars(ticket).update(vars(asked))
         self._news.set()
@@ -211,13 +227,16 @@ class Books:
 
     @asynccontextmanager
     async def reading(self, app: object = None) -> AsyncIterator[None]:
-        """Read books inside; also as the lifespan of an application."""
+        """Read books inside, also those of a service that was stopped; also as an application's lifespan."""
+        self._tickets |= {ticket.id: ticket for ticket in self._found()}
         task = asyncio.create_task(self._run())
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait([task])
+            while self._locks:
+                self._locks.popitem()[1].release()
 
     async def _run(self) -> None:
         while True:
@@ -256,17 +275,15 @@ class Books:
     async def _read(self, ticket: Ticket) -> None:
         book, speech, script = await asyncio.to_thread(self._opened, ticket)
         again = set(numbers_of(ticket.redo, len(script), _AGAIN)) if ticket.redo else set[int]()
-        said, lines = list[Read](), self._reading(ticket, book, speech).lines(script, frozenset(again))
+        said, reading = list[Read](), self._reading(ticket, book, speech)
         try:
-            for line in script:
-                said.append(await self._next(lines, ticket, speech))
-                ticket.said = len(said)
-                if line.number in again:
-                    again.discard(line.number)
-                    ticket.redo = _listed(again)
-                    await asyncio.to_thread(self._write, ticket)
-            made, path = speech.provenance, self.place(ticket, ticket.asked.response_format)
-            ticket.report = await _whole(asyncio.to_thread(publish, path, book, said, made))
+            with reading.held():
+                lines = reading.lines(script, again)
+                while len(said) < len(script):
+                    said.append(await self._next(lines, ticket, speech))
+                    ticket.said = len(said)
+                made, path = speech.provenance, self.place(ticket, ticket.asked.response_format)
+                ticket.report = await _whole(asyncio.to_thread(publish, path, book, said, made))
         finally:
             speech.cut()
 
@@ -315,6 +332,20 @@ class Books:
     def _language(self, ticket: Ticket, book: Book, speech: Speech) -> str:
         first = " ".join((book.chapters[0].title, *book.chapters[0].paragraphs))
         return ticket.asked.language or book.language or speech.speaker.bundle.language(first)
+
+
+def _ticket_in(folder: Path) -> Ticket | None:
+    """Return the ticket of a folder, None if it is damaged or not there."""
+    path = folder / _TICKET
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        ticket = Ticket(**{**kept, "asked": BookRequest.model_validate(kept["asked"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        _log.warning("Finding books: %s is damaged (%s) and is passed over.", path, error)
+        return None
+    if ticket.status == "reading":
+        ticket.status = "queued"
+    return ticket
 
 
 def _check_size(book: Book) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llasa.shortage import of_room
+from llasa import shortage
 from llasa.train import durable
 from llasa.weights import sha256
 
@@ -53,10 +53,10 @@ def save(
     try:
         _write(draft, {"step": step, "meta": dict(meta)}, parts)
     except Exception as error:
-        full = _full(draft, needed, doing) if of_room(error) else None
+        full = _full(draft, needed, doing) if shortage.of_room(error) else None
         shutil.rmtree(draft, ignore_errors=True)
         raise (full or error) from error
-    with durable.told(doing, folder):
+    with shortage.told(doing, folder):
         _put(draft, final)
         _prune(folder, final, keep)
     return final
@@ -81,7 +81,7 @@ def _full(draft: Path, needed: Mapping[str, int], doing: str) -> Exception:
     """Return the error of the file being written: the first that is not there, or not in full."""
     written = {path.name: path.stat().st_size for path in draft.glob("*")}
     file = next((name for name, size in needed.items() if written.get(name, 0) < size - _HEADER), _INDEX)
-    return durable.full(doing, draft / file, needed[file], sum(needed.values()) - sum(written.values()))
+    return shortage.full(doing, draft / file, needed[file], sum(needed.values()) - sum(written.values()))
 
 
 def _put(draft: Path, final: Path) -> None:

@@ -7,18 +7,13 @@ model and no trainer.
 import hashlib
 import json
 import os
-import resource
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llasa.errors import ConfigError, LlasaError
-from llasa.shortage import of_room
-
-_BLOCK = 4096  # bytes by which names and small files grow
-_TODO = "Free them, or raise the limit, and run the same command again: what was saved before is whole."
+from llasa.errors import ConfigError
+from llasa.shortage import TODO
 
 
 def sync(path: Path) -> None:
@@ -66,29 +61,4 @@ def check_room(folder: Path, needed: int, doing: str) -> None:
     """Raise ConfigError if fewer than `needed` bytes are free where `folder` is."""
     missing = needed - shutil.disk_usage(folder).free
     if missing > 0:
-        raise ConfigError(f"{doing}: it takes {needed} bytes, {missing} more than are free there. {_TODO}")
-
-
-def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
-    """Return the error of a file of `size` bytes that had no room; `needed` are still to be written."""
-    there = next(folder for folder in file.parents if folder.exists())  # there may have been no room for one
-    missing = needed - shutil.disk_usage(there).free
-    if missing <= 0:  # room enough on the disk: it is a limit on the size of files, or a quota
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        missing = size - limit if 0 < limit < size else size
-    return ConfigError(
-        f"{doing}: '{file.name}' had no room; at least {missing} bytes are missing there. {_TODO}"
-    )
-
-
-@contextmanager
-def told(doing: str, place: Path, size: int = _BLOCK) -> Iterator[None]:
-    """Turn an error of a full disk inside into ours; for work that needs no more than `size` bytes."""
-    try:
-        yield
-    except LlasaError:
-        raise
-    except Exception as error:
-        if not of_room(error):
-            raise
-        raise full(doing, Path(getattr(error, "filename", None) or place), size, size) from error
+        raise ConfigError(f"{doing}: it takes {needed} bytes, {missing} more than are free there. {TODO}")

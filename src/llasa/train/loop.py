@@ -28,9 +28,10 @@ from rich.progress import (
 )
 from torch import nn
 
+from llasa import shortage
 from llasa.audio import replace_file
 from llasa.errors import ConfigError, Interrupted
-from llasa.train import checkpoint, durable, finite, group
+from llasa.train import checkpoint, finite, group
 from llasa.train.group import average_gradients as average_gradients
 from llasa.train.group import join_group as join_group
 from llasa.train.group import processes as processes
@@ -140,7 +141,7 @@ class _Run:
         self.done, self.tally, self.told = 0, _Tally(), ""
         self.buffers = [buffer for module in task.modules.values() for buffer in module.buffers()]
         self.began = self.saved = time.monotonic()
-        with durable.told(f"Training in '{folder}'", folder):
+        with shortage.told(f"Training in '{folder}'", folder):
             folder.mkdir(parents=True, exist_ok=True)
 
     def resume(self) -> None:
@@ -223,7 +224,7 @@ class _Run:
 
     def _log(self, row: Mapping[str, float]) -> None:
         path = self.folder / "metrics.jsonl"
-        with durable.told(f"Training in '{self.folder}'", path), open(path, "a", encoding="utf-8") as file:
+        with shortage.told(f"Training in '{self.folder}'", path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         left_s = (self.plan.steps - self.done) / row["steps_per_s"]
         self.told = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "elapsed_s"))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from llasa import begun as runs
-from llasa import config
+from llasa import config, shortage
 from llasa.audio import replace_file
 from llasa.bundle import Bundle, load_bundle
 from llasa.core import SamplingParams
@@ -246,8 +246,10 @@ def _finish(recipe: Mtp, task: MtpTask, bundle: Bundle) -> Mapping[str, float]:
     """Write the drafts, how well they guess, and the bundle that has them."""
     out, measures = Path(recipe.out), dict(task.validate())
     shutil.rmtree(out / "drafts", ignore_errors=True)
-    dtype = load_model(bundle.folder / bundle.manifest.lm.path, "auto").dtype
-    write_drafts(task.drafts.to(dtype), out / "drafts")
-    replace_file(out / "report.json", json.dumps(measures, indent=1).encode() + b"\n")
-    export_hf(bundle, out / "bundle", Changes(drafts=out / "drafts"), force=True)
+    lm = load_model(bundle.folder / bundle.manifest.lm.path, "auto")
+    size = sum(p.nbytes for model in (lm, task.drafts) for p in model.parameters())
+    with shortage.told(f"Writing the bundle in '{out}'", out / "drafts", size):
+        write_drafts(task.drafts.to(lm.dtype), out / "drafts")
+        replace_file(out / "report.json", json.dumps(measures, indent=1).encode() + b"\n")
+        export_hf(bundle, out / "bundle", Changes(drafts=out / "drafts"), force=True)
     return measures

@@ -165,7 +165,9 @@ class Panel(TrainerCallback):
         # The library sums up each start by itself, as if it were the run.
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        row = {"step": state.global_step, **logs}
+        # Some trainers of TRL count ids anew at each start.
+        counts = {key: value for key, value in logs.items() if not key.endswith("num_tokens")}
+        row = {"step": state.global_step, **counts}
         if "loss" in logs and state.global_step > self.seen:
             rate = self.tokens / max(1e-9, time.monotonic() - self.since)
             row["tokens_per_s"] = round(rate, 1)

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from llasa import shortage
 from llasa.bundle import Bundle
 from llasa.device import chosen_dtype
 from llasa.engines.weights import load_model
 from llasa.errors import BundleError
 from llasa.export.hf import Changes, export_hf
-from llasa.train import durable
 from llasa.train.resume import damage
 
 STATES = shutil.ignore_patterns(  # of a checkpoint, what is no weights
@@ -43,7 +43,7 @@ def write_result(
     """
     place = out / ("adapter" if lora else "lm")
     size = sum(p.nbytes for p in trainer.model.parameters() if p.requires_grad)
-    with durable.told(f"Writing the bundle in '{out}'", place, size):
+    with shortage.told(f"Writing the bundle in '{out}'", place, size):
         if best is None:
             trainer.save_model(str(place))
         if trainer.args.process_index == 0:

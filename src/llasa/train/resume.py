@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llasa import shortage
 from llasa.errors import Interrupted
-from llasa.shortage import of_room
 from llasa.train import durable, finite, group
 from llasa.train.signals import Signals
 from llasa.weights import sha256
@@ -51,7 +51,7 @@ def train(trainer: Trainer, folder: Path) -> None:
         if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
             trainer._load_best_model()  # the library does it after the last step only
     except Exception as error:
-        if not of_room(error):
+        if not shortage.of_room(error):
             raise
         raise callback.disk_full(error) from error
     finally:
@@ -246,7 +246,7 @@ class Callback(TrainerCallback):
         if not drafts:  # it was no checkpoint, but what tells of the run
             beside = [path for path in self.folder.parent.iterdir() if path.is_file()]
             newest = max(beside, key=lambda path: path.stat().st_mtime_ns, default=self.folder)
-            return durable.full(f"Training in '{self.folder.parent}'", newest, _SMALL, _SMALL)
+            return shortage.full(f"Training in '{self.folder.parent}'", newest, _SMALL, _SMALL)
         written = {file: file.stat() for path in drafts for file in _files(path).values()}
         # safetensors removes what it could not finish; torch's writer and Python leave it.
         newest = max(written, key=lambda file: written[file].st_mtime_ns, default=None)
@@ -255,7 +255,7 @@ class Callback(TrainerCallback):
         left = sum(self._sizes.values()) - sum(stat.st_size for stat in written.values())
         size = self._sizes.get(name, _SMALL)
         # Before they go: the writer may still hold what it wrote, and its room would not be free at once.
-        told = durable.full(self._doing(int(step)), self.folder / name, size, left)
+        told = shortage.full(self._doing(int(step)), self.folder / name, size, left)
         for path in drafts:
             shutil.rmtree(path)
         return told

@@ -14,13 +14,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, Field
 
-from llasa import config
+from llasa import config, shortage
 from llasa.bundle import Bundle, load_bundle, seal
 from llasa.errors import BundleError, ConfigError
 from llasa.hub import Access, fetched, located
 from llasa.manifest import MANIFEST
 from llasa.prompt import Prompt, speech_token
-from llasa.train import durable
 from llasa.train.languages import add_languages, symbols_of
 from llasa.train.vocabulary import digit_sums, grow
 
@@ -76,7 +75,7 @@ def starting_bundle(start: Start, folder: Path) -> Bundle:
     if made.is_file() and made.read_text(encoding="utf-8") == told:
         return load_bundle(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of other settings, or what a killed run left
-    with durable.told(f"Making what is to be trained in '{folder}'", folder):
+    with shortage.told(f"Making what is to be trained in '{folder}'", folder):
         bundle = _begun(start, folder)
         if bundle.folder == folder:
             made.write_text(told, encoding="utf-8")

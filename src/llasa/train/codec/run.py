@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from llasa import begun as runs
+from llasa import shortage
 from llasa.audio import replace_file
 from llasa.codec.base import Codec
 from llasa.core import Audio
@@ -128,10 +129,11 @@ def _save(trainee: Trainee, folder: Path) -> Codec:
     draft, aside = folder.with_name(".codec.part"), folder.with_name(".codec.old")
     for left in (draft, aside):
         shutil.rmtree(left, ignore_errors=True)
-    codec = trainee.save(draft)
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(draft, folder)
+    with shortage.told(f"Writing the codec in '{folder.parent}'", folder):
+        codec = trainee.save(draft)
+        if folder.exists():
+            os.replace(folder, aside)
+        os.replace(draft, folder)
     shutil.rmtree(aside, ignore_errors=True)
     return codec
 
@@ -176,7 +178,10 @@ class _Listener:
             return {}
         found, pairs = self._round_trip(self.trainee.codec(), block.clips)
         measures = {f"copy_{name}": value for name, value in found.measures.items()}
-        with Panel(self.out, stage.name, block.tensorboard) as panel:
+        with (
+            shortage.told(f"Drawing samples in '{self.out}'", self.out / "samples"),
+            Panel(self.out, stage.name, block.tensorboard) as panel,
+        ):
             panel.show(step, measures, pairs)
         return measures
 
@@ -187,7 +192,8 @@ class _Listener:
         logs = {
             stage.name: self.out / "stages" / stage.name / "metrics.jsonl" for stage in self.recipe.stages
         }
-        draw_report(self.out / "report.png", found, logs, pairs[0])
+        with shortage.told(f"Drawing the report in '{self.out}'", self.out / "report.png"):
+            draw_report(self.out / "report.png", found, logs, pairs[0])
         return found
 
     def _has_sound(self, number: int) -> bool:

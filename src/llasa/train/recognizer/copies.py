@@ -97,7 +97,7 @@ def _make(codec: Codec, lines: Sequence[Line], folder: Path, number: int) -> Non
     ]
     path = folder / f"{number:05d}.flac"
     # Two runs may make one block: each writes its own draft, and both come to the same.
-    draft = path.with_suffix(f".{os.getpid()}.part")
+    draft = path.with_name(f".{number:05d}.{os.getpid()}.part")
     sound = np.concatenate([samples for _, samples in copies] or [np.zeros(1, np.int16)])
     soundfile.write(draft, sound, codec.sample_rate, format="FLAC", subtype="PCM_16")
     os.replace(draft, path)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from llasa import begun as runs
+from llasa import shortage
 from llasa.audio import replace_file
 from llasa.bundle import load_bundle
 from llasa.codec import load_codec
@@ -113,10 +114,12 @@ def _finish(recipe: Recipe, task: CtcTask, material: Material) -> Mapping[str, f
     final, draft, aside = (out / name for name in ("recognizer", ".recognizer.part", ".recognizer.old"))
     for left in (draft, aside):
         shutil.rmtree(left, ignore_errors=True)
-    CtcRecognizer(task.model.cpu()).save(draft)
-    if final.exists():
-        os.replace(final, aside)
-    os.replace(draft, final)
+    size = sum(p.nbytes for p in task.model.parameters())
+    with shortage.told(f"Writing the recogniser in '{out}'", final, size):
+        CtcRecognizer(task.model.cpu()).save(draft)
+        if final.exists():
+            os.replace(final, aside)
+        os.replace(draft, final)
     shutil.rmtree(aside, ignore_errors=True)
     # What was saved, in half precision, is what is measured.
     task.model.load_state_dict(CtcRecognizer.load(final).model.state_dict())
