@@ -90,6 +90,32 @@ def trend_estimate(
     return bootstrap(lambda some: trend(some[:, 0], some[:, 1], ends), rows, groups, confidence)
 
 
+def trend_test(
+    lengths: ArrayLike, rates: ArrayLike, groups: Groups | None = None, draws: int = DRAWS, seed: int = 0
+) -> float:
+    """Return how likely a trend this strong is, either way, if rates do not depend on length: a p-value.
+
+    Counted are the pairs that rise less those that fall; lengths are dealt out anew, one a group.
+
+    Source: M. G. Kendall, *A new measure of rank correlation* (1938), the test that belongs to Sen's line.
+    """
+    along, said = _columns("Finding a trend", lengths, rates)
+    random, owners = np.random.default_rng(seed), _owners(along, groups)
+    own, rises = along[np.unique(owners, return_index=True)[1]], _signs(said)
+
+    def strength(some: np.ndarray) -> float:
+        return abs(float(np.vdot(_signs(some[owners]), rises)))
+
+    seen = strength(own)
+    as_strong = sum(strength(random.permutation(own)) >= seen for _ in range(draws))
+    return (as_strong + 1) / (draws + 1)
+
+
+def _signs(values: np.ndarray) -> np.ndarray:
+    """Return of each pair whether it rises (1), falls (-1) or neither [S, S]."""
+    return np.sign(values[:, None] - values, dtype=np.float32)
+
+
 def bootstrap(
     statistic: Statistic,
     rows: ArrayLike,
