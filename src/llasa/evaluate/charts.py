@@ -20,6 +20,7 @@ ENDS = {
 }  # fmt: skip
 EDGES = (0.0, 1e-9, 0.1, 0.2, 0.3, 0.5, 1.0, math.inf)
 BINS = ("0", "to 10", "to 20", "to 30", "to 50", "to 100", "more")
+LONGEST = 30  # letters of a name beside a plot, which else has no room
 _SMALL = {"fontsize": 7}
 
 
@@ -52,7 +53,8 @@ def _heard(column: Column) -> bool:
 
 
 def _named(name: str) -> str:
-    return name.replace("$", r"\$")  # which would begin a formula
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return short.replace("$", r"\$")  # which would begin a formula
 
 
 def _forest(one: Table, colour: Mapping[str, str]) -> Plot:
@@ -128,7 +130,6 @@ def _compute(one: Table, main: Column, colour: Mapping[str, str]) -> Plot:
             reach = [[[at[0] - at[1]], [at[2] - at[0]]] for at in (y, x)]
             style = {"color": colour[name], "elinewidth": 1.4, "alpha": 0.85, "markersize": 6}
             axes.errorbar(x[0], y[0], *reach, "o", **style)
-            axes.annotate(_named(name), (x[0], y[0]), xytext=(6, 5), textcoords="offset points", **_SMALL)
         _log_scale(axes)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.25)
