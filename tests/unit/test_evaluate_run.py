@@ -95,6 +95,16 @@ def test_a_changed_recipe_is_refused_with_what_changed(whole: Path, tiny_bundle:
         next(run(plan(tiny_bundle, sets=[{"lines": 3, "language": "en"}]), whole))
 
 
+def test_a_changed_text_is_said_again(tiny_bundle: Path, tmp_path: Path) -> None:
+    lines, out = tmp_path / "lines.txt", tmp_path / "out"
+    lines.write_text("Bring two lemons.\nBring salt.\n")
+    known = {"sets": [{"source": str(lines)}]}
+    list(run(plan(tiny_bundle, **known), out))
+    lines.write_text("Bring two lemons.\nBring sugar.\n")
+    list(run(plan(tiny_bundle, **known), out, changed_ok=True))
+    assert [row["text"] for row in rows(out)] == ["Bring two lemons."] * 2 + ["Bring sugar."] * 2
+
+
 def sounds_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.flac")}
 
