@@ -33,7 +33,8 @@ def write(folder: Path, rows: list[Row], prices: dict[str, float] | None = None)
     systems = list(dict.fromkeys(one["system"] for one in rows))
     facts = {
         "verb": "evaluate", "recognizers": {EAR: "ear@1"}, "missing": {"mos": "no model"},
-        "recipe": {"systems": [{"bundle": name, **(prices or {})} for name in systems]},
+        "texts": {one["set"]: {"lines": len(rows)} for one in rows},
+        "recipe": {"takes": 1, "systems": [{"bundle": name, **(prices or {})} for name in systems]},
         "systems": {name: {"steered_by": ["ear@1"] if name == "b" else []} for name in systems},
     }  # fmt: skip
     body = {"facts": facts, "began": "2026-01-01", "versions": {"llasa": "1"}, "commit": "abc"}
@@ -173,6 +174,13 @@ def test_a_trend_needs_two_lengths(tmp_path: Path) -> None:
     assert estimate(slope, found.rows) is None
     whole = estimate(slope, [*found.rows, row("a", 1)])
     assert whole is not None and math.isclose(whole.value, 0.0, abs_tol=1e-9)
+
+
+def test_a_set_of_an_earlier_recipe_is_not_told_of(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", [row("a", 0)])
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(row("a", 1) | {"set": "gone"}) + "\n")
+    assert read_evaluation(folder).sets == ["set"]
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
