@@ -7,6 +7,7 @@ Shapes: S sentences said, K columns of what was measured of each; a statistic tu
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -90,6 +91,42 @@ def trend_estimate(
     return bootstrap(lambda some: trend(some[:, 0], some[:, 1], ends), rows, groups, confidence)
 
 
+def trend_test(
+    lengths: ArrayLike, rates: ArrayLike, groups: Groups | None = None, draws: int = DRAWS, seed: int = 0
+) -> float:
+    """Return how likely a trend this strong is, either way, if rates do not depend on length: a p-value.
+
+    Counted are the pairs that rise less those that fall; lengths are dealt out anew, one a group, in every
+    way there is, if these are no more than `draws`, else at random.
+
+    Source: M. G. Kendall, *A new measure of rank correlation* (1938), the test that belongs to Sen's line.
+    """
+    along, said = _columns("Finding a trend", lengths, rates)
+    owners, rises = _owners(along, groups), _signs(said)
+    own = along[np.unique(owners, return_index=True)[1]]
+
+    def strength(order: Sequence[int] | np.ndarray) -> float:
+        return abs(float(np.vdot(_signs(own[order][owners]), rises)))
+
+    seen = strength(range(len(own)))
+    return float(np.mean([strength(order) >= seen for order in _orders(len(own), draws, seed)]))
+
+
+def _orders(count: int, draws: int, seed: int) -> Iterator[Sequence[int] | np.ndarray]:
+    """Yield the orders of so many things: all, or that as it is and others at random."""
+    if math.factorial(count) <= draws:
+        yield from map(list, permutations(range(count)))
+        return
+    random = np.random.default_rng(seed)
+    yield range(count)
+    yield from (random.permutation(count) for _ in range(draws))
+
+
+def _signs(values: np.ndarray) -> np.ndarray:
+    """Return of each pair whether it rises (1), falls (-1) or neither [S, S]."""
+    return np.sign(values[:, None] - values, dtype=np.float32)
+
+
 def bootstrap(
     statistic: Statistic,
     rows: ArrayLike,
@@ -148,18 +185,31 @@ def permutation_test(
 ) -> float:
     """Return how likely a change this large is, either way, if the two sides do not differ: a p-value.
 
-    Each sentence's two sides are swapped or not, at random. Arguments and errors as for `paired`.
+    Each sentence's two sides are swapped or not: in every way there is, if these are no more than `draws`,
+    else at random. Arguments and errors as for `paired`.
 
     Source: R. A. Fisher, *The design of experiments* (1935); E. W. Noreen (1989) for error rates.
     """
     old, new = _alike(before, after)
-    random, owners = np.random.default_rng(seed), _owners(old, groups)
-    seen, as_large = abs(statistic(new) - statistic(old)), 0
-    for _ in range(draws):
-        swapped = (random.random(owners.max() + 1) < 0.5)[owners][:, None]
+    owners = _owners(old, groups)
+    least = abs(statistic(new) - statistic(old)) - 1e-12
+
+    def as_large(swaps: np.ndarray) -> bool:
+        swapped = swaps[owners][:, None]
         change = statistic(np.where(swapped, old, new)) - statistic(np.where(swapped, new, old))
-        as_large += abs(change) >= seen - 1e-12
-    return (as_large + 1) / (draws + 1)
+        return abs(change) >= least
+
+    return float(np.mean([as_large(swaps) for swaps in _swaps(int(owners.max()) + 1, draws, seed)]))
+
+
+def _swaps(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield which groups are swapped; that none is, as it was found, is one of the ways."""
+    if 2**count <= draws:
+        yield from (np.array(swaps) for swaps in product((False, True), repeat=count))
+        return
+    random = np.random.default_rng(seed)
+    yield np.zeros(count, bool)
+    yield from (random.random(count) < 0.5 for _ in range(draws))
 
 
 def _drawn(table: np.ndarray, groups: Groups | None, draws: int, seed: int) -> Iterator[np.ndarray]:

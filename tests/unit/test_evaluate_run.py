@@ -95,6 +95,27 @@ def test_a_changed_recipe_is_refused_with_what_changed(whole: Path, tiny_bundle:
         next(run(plan(tiny_bundle, sets=[{"lines": 3, "language": "en"}]), whole))
 
 
+def test_a_changed_text_is_said_again(tiny_bundle: Path, tmp_path: Path) -> None:
+    lines, out = tmp_path / "lines.txt", tmp_path / "out"
+    lines.write_text("Bring two lemons.\nBring salt.\n")
+    known = {"sets": [{"source": str(lines)}]}
+    list(run(plan(tiny_bundle, **known), out))
+    lines.write_text("Bring two lemons.\nBring sugar.\n")
+    list(run(plan(tiny_bundle, **known), out, changed_ok=True))
+    assert [row["text"] for row in rows(out)] == ["Bring two lemons."] * 2 + ["Bring sugar."] * 2
+
+
+def test_another_judge_in_the_same_file_is_a_change(tiny_bundle: Path, tmp_path: Path) -> None:
+    judge, written = tmp_path / "judge.toml", '[judge]\n[[judge.scorers]]\nname = "repetition"\n'
+    judge.write_text(written)
+    system = {"bundle": str(tiny_bundle), "effort": 2, "judge": str(judge), "sampling": {"max_tokens": 20}}
+    known = {"systems": [system], "sets": [{"lines": 1}]}
+    list(run(plan(tiny_bundle, **known), tmp_path / "out"))
+    judge.write_text(f"{written}weight = 0.5\n")
+    with pytest.raises(ConfigError, match=r"judge\.judge\.scorers\.0\.weight"):
+        next(run(plan(tiny_bundle, **known), tmp_path / "out"))
+
+
 def sounds_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.flac")}
 

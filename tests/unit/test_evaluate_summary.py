@@ -33,7 +33,8 @@ def write(folder: Path, rows: list[Row], prices: dict[str, float] | None = None)
     systems = list(dict.fromkeys(one["system"] for one in rows))
     facts = {
         "verb": "evaluate", "recognizers": {EAR: "ear@1"}, "missing": {"mos": "no model"},
-        "recipe": {"systems": [{"bundle": name, **(prices or {})} for name in systems]},
+        "texts": {one["set"]: {"lines": len(rows)} for one in rows},
+        "recipe": {"takes": 1, "systems": [{"bundle": name, **(prices or {})} for name in systems]},
         "systems": {name: {"steered_by": ["ear@1"] if name == "b" else []} for name in systems},
     }  # fmt: skip
     body = {"facts": facts, "began": "2026-01-01", "versions": {"llasa": "1"}, "commit": "abc"}
@@ -175,6 +176,13 @@ def test_a_trend_needs_two_lengths(tmp_path: Path) -> None:
     assert whole is not None and math.isclose(whole.value, 0.0, abs_tol=1e-9)
 
 
+def test_a_set_of_an_earlier_recipe_is_not_told_of(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", [row("a", 0)])
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(row("a", 1) | {"set": "gone"}) + "\n")
+    assert read_evaluation(folder).sets == ["set"]
+
+
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Name the folder"):
         read_evaluation(tmp_path)
@@ -184,3 +192,47 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (folder / "run.json").write_text('{"facts": {"verb": "prepare"}}')
     with pytest.raises(ConfigError, match="damaged or of something else"):
         read_evaluation(folder)
+
+
+def test_a_recogniser_that_came_later_is_not_made_up_for_failures_before_it(tmp_path: Path) -> None:
+    """A run went on with one more recogniser: nobody knows what that one would have heard."""
+    early = row("a", 0, None, "empty") | {"measures": {"units": 40.0}}
+    found = read_evaluation(write(tmp_path / "run", [early, row("a", 1, 0.0)]))
+    assert table(found, "set").cells[f"wer:{EAR}", "a"].n == 1
+
+
+def test_only_what_both_sides_measured_is_compared(tmp_path: Path) -> None:
+    """Failures have the worst likeness, but not of a run that measured no likeness at all."""
+    after = [row("a", line) for line in range(3)]
+    before = [after[0] | {"measures": {"units": 40.0}}, row("a", 1, None, "empty"), after[2]]
+    for one in before:
+        one["measures"].pop("sim_o", None)
+    sides = [read_evaluation(write(tmp_path / name, some)) for name, some in (("a", before), ("b", after))]
+    assert "sim_o" not in {one.column.key for one in differences(sides[0], sides[1], {})}
+    with pytest.raises(ConfigError, match="'sim_o' was not measured on both sides"):
+        differences(sides[0], sides[1], {"sim_o": 0.1})
+
+
+def test_speed_is_of_what_has_sound(tmp_path: Path) -> None:
+    silent = [row("b", line, None, "empty", duration_s=0.0) for line in range(2)]
+    rows = [row("a", 0), row("a", 1, None, "empty", total_s=9.0, duration_s=0.0), *silent]
+    found = table(read_evaluation(write(tmp_path / "run", rows, {"price_per_million": 1.0})), "set")
+    assert found.cells["rtf", "a"].found.value == 0.5 and found.cells["rtf", "a"].n == 1
+    assert ("rtf", "b") not in found.cells and ("cost", "b") not in found.cells
+
+
+def test_few_lines_make_no_sure_trend(tmp_path: Path) -> None:
+    def systems(count: int) -> list[Row]:
+        some = [row(name, line) for name in "ab" for line in range(count)]
+        for one in some:
+            length = 10.0 + int(one["line"].removeprefix("line-"))
+            one["measures"] |= {"units": length, "rate": 12.0 + (length / 5 if one["system"] == "b" else 0)}
+        return some
+
+    for count, verdict in ((4, ""), (12, "other")):
+        found = read_evaluation(write(tmp_path / str(count), systems(count)))
+        moved = table(found, "set").cells["rate_change", "b"].against
+        assert moved is not None and moved.found.low > 0 and moved.verdict(0) == verdict
+    same = [one | {"measures": one["measures"] | {"rate": 12.0}} for one in systems(5)]
+    moved = table(read_evaluation(write(tmp_path / "same", same)), "set").cells["rate_change", "b"].against
+    assert moved is not None and (moved.found.value, moved.p) == (0.0, 1.0)

@@ -16,6 +16,7 @@ from llasa.metrics import (
     span,
     trend,
     trend_estimate,
+    trend_test,
 )
 
 COUNTS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 20)), min_size=1, max_size=30)
@@ -132,6 +133,27 @@ def test_a_test_of_nothing_is_rarely_sure() -> None:
         before, after = np.random.default_rng(seed).normal(size=(2, 25))
         sure += permutation_test(mean, before, after, draws=100, seed=seed) < 0.1
     assert sure <= 10  # of 40, 4 expected
+
+
+def test_a_test_of_few_is_exact() -> None:
+    """Chance must not decide whether 4 of 64 ways are below 0.05."""
+    change = np.array([5, 4, 3, 3, 2, 1.0])
+    assert permutation_test(np.mean, np.zeros(6), change, draws=1000) == 2 / 64
+    change[-1] = 0
+    assert permutation_test(np.mean, np.zeros(6), change, draws=1000) == 4 / 64
+    assert permutation_test(np.mean, np.zeros(99), np.ones(99), draws=99) == 1 / 100  # not all ways of many
+
+
+def test_a_trend_of_few_or_of_noise_is_rarely_sure() -> None:
+    lengths = np.arange(12.0)
+    assert trend_test(lengths, np.exp(0.01 * lengths)) < 0.01
+    # Of four texts, two of the 24 orders are as strong as a perfect one; that takes repeat them adds nothing.
+    assert trend_test([1, 2, 3, 4], [1, 2, 3, 4]) == 2 / 24
+    groups = np.repeat(["a", "b", "c", "d"], 3)
+    assert trend_test(np.repeat([1, 2, 3, 4], 3), np.repeat([1, 2, 3, 4], 3), groups) == 2 / 24
+    random = np.random.default_rng(5)
+    found = [trend_test(lengths, np.exp(random.normal(size=12)), draws=200) for _ in range(100)]
+    assert np.mean(np.array(found) < 0.05) < 0.12
 
 
 def test_no_rows_are_refused() -> None:

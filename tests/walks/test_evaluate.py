@@ -12,6 +12,7 @@ pytest.importorskip("pocketsphinx")
 
 from tests.conftest import Ran
 from tests.speaking import speaking
+from tests.unit.test_evaluate_summary import row, write
 
 Run = Callable[..., Ran]
 RECIPE = """
@@ -88,6 +89,12 @@ def test_what_cannot_be_done_is_refused(
     (tmp_path / "lines.txt").write_text("\n\n")
     ran = run(*arguments)
     assert ran.code == code and told in ran.err and not (tmp_path / "results").exists()
+
+
+def test_names_are_no_markup(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "first", [row("odd [/b] :smile:", line) for line in range(2)])
+    ran = run("evaluate", "diff", "first", "first")
+    assert ran.code == 0 and "odd [/b] :smile:" in ran.out, ran.err
 
 
 def test_help_teaches(run: Run) -> None:

@@ -14,6 +14,8 @@ from llasa.cli.terminal import JsonOption, emit, examples, note, tracked
 from llasa.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table as Shown
+
     from llasa.evaluate.run import Done
     from llasa.evaluate.summary import Table
 
@@ -119,7 +121,6 @@ def _logged(done: "Iterator[Done]") -> "Iterator[Done]":
 
 
 def _show(one: "Table") -> None:
-    from rich.console import Console
     from rich.table import Table as Shown
 
     from llasa.evaluate.tables import plain_rows
@@ -128,7 +129,15 @@ def _show(one: "Table") -> None:
     shown = Shown(*head, title=one.test_set, title_justify="left", box=None)
     for row in rows:
         shown.add_row(*row)
-    Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200, highlight=False).print(shown)
+    _print(shown)
+
+
+def _print(shown: "Shown") -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 200
+    # Names are the user's: what looks like markup in them is none.
+    Console(soft_wrap=True, width=width, highlight=False, markup=False, emoji=False).print(shown)
 
 
 @app.command(epilog=EPILOG)
@@ -234,7 +243,6 @@ def _limits(words: list[str]) -> dict[str, float]:
 
 
 def _show_differences(found: "list[Any]") -> None:
-    from rich.console import Console
     from rich.table import Table as Shown
 
     from llasa.evaluate.tables import moved
@@ -244,4 +252,4 @@ def _show_differences(found: "list[Any]") -> None:
         verdict = one.change.verdict(one.column.better)
         cells = (one.test_set, one.system, one.column.title, moved(one.column, one.change), verdict)
         shown.add_row(*cells, str(one.change.n))
-    Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200, highlight=False).print(shown)
+    _print(shown)

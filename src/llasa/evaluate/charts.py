@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llasa.data.texts import spread
-from llasa.evaluate.columns import Column
+from llasa.evaluate.columns import RATES, Column
 from llasa.evaluate.plotting import COLOURS, Plot, plot
 from llasa.evaluate.results import Evaluation, Row
 from llasa.evaluate.summary import MOST, Table
@@ -20,6 +20,7 @@ ENDS = {
 }  # fmt: skip
 EDGES = (0.0, 1e-9, 0.1, 0.2, 0.3, 0.5, 1.0, math.inf)
 BINS = ("0", "to 10", "to 20", "to 30", "to 50", "to 100", "more")
+LONGEST = 30  # letters of a name beside a plot, which else has no room
 _SMALL = {"fontsize": 7}
 
 
@@ -36,7 +37,8 @@ def charts(found: Evaluation, one: Table) -> list[Plot]:
     """
     rows = {name: found.of(one.test_set, name) for name in one.systems}
     colour, main = colours(found.systems), one.columns[0]
-    drawn = [_forest(one, colour), _spread(rows, main, colour), _ends(rows)]
+    drawn = [_forest(one, colour), _spread(rows, main, colour)] if _heard(main) else []
+    drawn += [_ends(rows)]
     keys = {column.key for column in one.columns}
     drawn += [_compute(one, main, colour)] if "rtf" in keys else []
     drawn += [_rates(rows, colour)] if "rate" in keys else []
@@ -45,13 +47,19 @@ def charts(found: Evaluation, one: Table) -> list[Plot]:
     return drawn
 
 
+def _heard(column: Column) -> bool:
+    """Tell whether a measure is an error rate; without a recogniser there is none."""
+    return column.key.partition(":")[0] in RATES
+
+
 def _named(name: str) -> str:
-    return name.replace("$", r"\$")  # which would begin a formula
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return short.replace("$", r"\$")  # which would begin a formula
 
 
 def _forest(one: Table, colour: Mapping[str, str]) -> Plot:
     """Draw the mean error rates with their intervals."""
-    shown = [column for column in one.columns if column.key.partition(":")[0] in ("wer", "cer", "per")]
+    shown = [column for column in one.columns if _heard(column)]
 
     def draw(axes: Any) -> None:
         step = 1 / (len(one.systems) + 1)
@@ -122,7 +130,6 @@ def _compute(one: Table, main: Column, colour: Mapping[str, str]) -> Plot:
             reach = [[[at[0] - at[1]], [at[2] - at[0]]] for at in (y, x)]
             style = {"color": colour[name], "elinewidth": 1.4, "alpha": 0.85, "markersize": 6}
             axes.errorbar(x[0], y[0], *reach, "o", **style)
-            axes.annotate(_named(name), (x[0], y[0]), xytext=(6, 5), textcoords="offset points", **_SMALL)
         _log_scale(axes)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.25)
@@ -162,7 +169,7 @@ def _axes(one: Table, main: Column) -> dict[str, tuple[str, Callable[[float], fl
     """Return the axes of the radar: measure, and what brings it to 0 (centre) to 1 (best there is)."""
     known = {column.key for column in one.columns}
     wanted: dict[str, tuple[str, Callable[[float], float]]] = {
-        "words right": (main.key, lambda value: 1 - min(value, 1)),
+        "words right": (main.key if _heard(main) else "", lambda value: 1 - min(value, 1)),
         "ends by itself": ("failures", lambda value: 1 - value),
         "likeness": ("sim_o", lambda value: max(value, 0)),
         "opinion": ("mos", lambda value: (value - 1) / 4),
@@ -204,13 +211,13 @@ def _log_scale(axes: Any) -> None:
 
 
 def _waiting(rows: Mapping[str, Sequence[Row]], colour: Mapping[str, str]) -> Plot:
-    """Draw how many utterances have begun to sound by when."""
+    """Draw how many utterances have begun to sound by when; a failure without sound never does."""
 
     def draw(axes: Any) -> None:
         for name, some in rows.items():
             waited = np.sort([row["first_s"] for row in some if row["first_s"] is not None])
             if len(waited):
-                shares = 100 * np.arange(1, len(waited) + 1) / len(waited)
+                shares = 100 * np.arange(1, len(waited) + 1) / len(some)
                 axes.step([waited[0], *waited], [0, *shares], where="post", color=colour[name], linewidth=1.5)
         _log_scale(axes)
         axes.set_xlabel("seconds until the first sound", **_SMALL)

@@ -66,8 +66,16 @@ def declared(key: str, worst: float, rows: Sequence[Row]) -> Cells:
 
 
 def rate(name: str) -> Cells:
-    """Return what reads an error rate of a row; that of a failure is 1, whatever was heard of it."""
-    return lambda row: (1.0 if row["failure"] else _value(row, name),)
+    """Return what reads an error rate of a row; that of a failure is 1, whatever was heard of it.
+
+    A row of a run that did not have this recogniser has no rate, failed or not.
+    """
+
+    def cells(row: Row) -> tuple[float]:
+        listened = f"tokens.{name}" in row["measures"]
+        return (1.0 if row["failure"] and listened else _value(row, name),)
+
+    return cells
 
 
 def errors(name: str) -> Cells:
@@ -98,7 +106,7 @@ def trend(cells: np.ndarray) -> float:
     return trend_of(cells[:, 0], cells[:, 1])
 
 
-_RATES = {"wer": "WER", "cer": "CER", "per": "phone errors"}
+RATES = {"wer": "WER", "cer": "CER", "per": "phone errors"}
 
 
 def columns(found: Evaluation) -> list[Column]:
@@ -117,7 +125,7 @@ def columns(found: Evaluation) -> list[Column]:
 def _heard(listeners: Sequence[str], known: set[str]) -> list[Column]:
     found = list[Column]()
     for one in listeners:
-        for kind, title in _RATES.items():
+        for kind, title in RATES.items():
             key, called = f"{kind}:{one}", f"{title}, {one}"
             if f"tokens.{key}" in known:
                 about = f"{title}, heard by {one}: mean of the utterances; a failure counts as 1."
@@ -187,7 +195,7 @@ def _manner(known: set[str]) -> list[Column]:
 
 def _speed(found: Evaluation) -> list[Column]:
     def spent(row: Row) -> tuple[float, float]:
-        return _own("total_s")(row)[0], _own("duration_s")(row)[0]
+        return _own("total_s")(row)[0], row["duration_s"] or math.nan  # speed is of what has sound
 
     prices = {
         name: block for name, block in zip(_names(found), found.facts["recipe"]["systems"], strict=True)
@@ -196,9 +204,9 @@ def _speed(found: Evaluation) -> list[Column]:
     def cost(row: Row) -> tuple[float, float]:
         block = prices[row["system"]]
         if (price := block.get("price_per_hour")) is not None:
-            return spent(row)[0] * price, row["duration_s"]
+            return spent(row)[0] * price, spent(row)[1]
         price = block.get("price_per_million")
-        return (math.nan if price is None else len(row["text"]) * price / 1e6 * 3600), row["duration_s"]
+        return (math.nan if price is None else len(row["text"]) * price / 1e6 * 3600), spent(row)[1]
 
     about, first = "Seconds of waiting a second of speech.", "Seconds until the first sound."
     price, drawn = "Of an hour of speech, at the price given.", "Codes drawn, those of losers too."

@@ -44,8 +44,12 @@ def differences(
     """
     doing = f"Comparing '{old.folder}' with '{new.folder}'"
     old, pairs = _paired(old, new, doing)
-    every = columns(replace(new, rows=[*old.rows, *new.rows]))
-    _check(doing, every, [*limits, *only])
+    known = columns(replace(new, rows=[*old.rows, *new.rows]))
+    _check(doing, known, [*limits, *only])
+    # A failure has the worst value there is, but not of what one side never measured.
+    sides = ({one.key for one in columns(replace(new, rows=some))} for some in (old.rows, new.rows))
+    both = set.intersection(*sides)
+    every = [column for column in known if column.key in both]
     found = [
         Difference(test_set, name, column, moved, _broken(column, moved, limits.get(column.key)))
         for test_set in new.sets

@@ -37,6 +37,12 @@ class Evaluation:
         return [row for row in self.rows if (row["set"], row["system"]) == (test_set, system)]
 
     @property
+    def total(self) -> int:
+        """How many rows there are once all is said."""
+        lines = sum(one["lines"] for one in self.facts["texts"].values())
+        return lines * self.facts["recipe"]["takes"] * len(self.facts["systems"])
+
+    @property
     def listeners(self) -> list[str]:
         """Recognisers, the one that counts first."""
         return list(self.facts["recognizers"])
@@ -69,7 +75,8 @@ def read_evaluation(folder: Path) -> Evaluation:
             getattr(error, "strerror", None) or "run.json or results.jsonl is damaged or of something else"
         )
         raise ConfigError(f"{doing}: {found}. Name the folder that 'llasa evaluate' wrote.") from error
-    rows = [row for row in rows if row["system"] in facts["systems"]]  # others were in an earlier recipe
+    known = facts["systems"], facts["texts"]  # others were in an earlier recipe
+    rows = [row for row in rows if row["system"] in known[0] and row["set"] in known[1]]
     if not rows:
         raise ConfigError(f"{doing}: found no row yet. Let the evaluation go on: llasa evaluate RECIPE.")
     return Evaluation(folder, facts, rows)

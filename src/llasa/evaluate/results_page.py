@@ -139,9 +139,9 @@ def _shown(found: Evaluation, one: Table, column: Column, name: str) -> Shown:
     shown = Shown(value, interval.rstrip("]").replace(", ", " to "), few=few, steered=steered)
     if cell.against is None:
         return shown
-    return replace(
-        shown, change=told.moved(column, cell.against), verdict=cell.against.verdict(column.better)
-    )
+    interval, comma, p = told.moved(column, cell.against).partition(", p")
+    change = interval.replace(" ", "\N{NO-BREAK SPACE}") + comma + p  # lines end before p alone
+    return replace(shown, change=change, verdict=cell.against.verdict(column.better))
 
 
 def _utterances(found: Evaluation, one: Table) -> dict[str, list[Utterance]]:

@@ -154,11 +154,11 @@ def run(plan: Plan, out: Path, ray: bool = False, changed_ok: bool = False) -> I
     bench = Bench(plan)
     systems = bench.check(sets)
     begun.start(out, _facts(plan, sets, bench.ears, systems), changed_ok, "Evaluating")
-    kept = _kept(out)
     jobs = [
         Job(name, line, take)
         for name in systems for some in sets.values() for line in some for take in range(plan.takes)
     ]  # fmt: skip
+    kept = _kept(out, jobs)
     open_jobs = [job for job in jobs if job.key not in kept]
     before = len(jobs) - len(open_jobs)
     work: Callable[[Job], Made] = bench
@@ -185,15 +185,25 @@ def _facts(
     }
 
 
-def _kept(out: Path) -> set[Key]:
-    """Return the keys of whole rows whose sounds are there; forget the others."""
+def _kept(out: Path, jobs: Sequence[Job]) -> set[Key]:
+    """Return the keys of whole rows whose sounds are there; forget the others, and those of another text."""
     path = out / RESULTS
     rows = journal.read(path)
-    whole = [row for row in rows if not row["sound"] or (out / row["sound"]).is_file()]
+    texts = {job.key: job.line.text for job in jobs}
+    whole = [
+        row
+        for row in rows
+        if (not row["sound"] or (out / row["sound"]).is_file())
+        and row["text"] == texts.get(_key(row), row["text"])
+    ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in whole).encode()
     if path.is_file() and path.read_bytes() != text:  # also of a line that a killed run only began
         replace_file(path, text)
-    return {(row["system"], row["set"], row["line"], row["take"]) for row in whole}
+    return {_key(row) for row in whole}
+
+
+def _key(row: Row) -> Key:
+    return row["system"], row["set"], row["line"], row["take"]
 
 
 def _write(out: Path, made: Made) -> None:

@@ -3,7 +3,6 @@
 Needs numpy only. Must not know: pages, models.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from llasa.core import plain
 from llasa.data.texts import spread
 from llasa.evaluate.columns import Column, columns, trend
 from llasa.evaluate.results import Evaluation, Row
-from llasa.metrics import Estimate, bootstrap, paired, permutation_test, trend_estimate
+from llasa.metrics import Estimate, bootstrap, paired, permutation_test, trend_estimate, trend_test
 
 MOST = 400  # rows that a trend is found in: it looks at all pairs
 DRAWS = 1000  # of a permutation test
@@ -45,7 +44,7 @@ def _cells(column: Column, rows: Sequence[Row]) -> np.ndarray:
 class Change:
     """By how much a measure grew, over `n` utterances that both sides have; p: how likely that is chance.
 
-    Of a trend, the value is that of the ratio of the two rates, and p is NaN.
+    Of a trend, the value is that of the ratio of the two rates.
     """
 
     found: Estimate
@@ -71,13 +70,20 @@ def change(column: Column, before: Sequence[Row], after: Sequence[Row]) -> Chang
     if column.statistic is trend:
         some = spread(len(old), MOST)
         old, new, groups = old[some], new[some], [groups[place] for place in some]
-        if len(set(old[:, 0])) < 2:
-            return None
-        return Change(trend_estimate(old[:, 0], new[:, 1] / old[:, 1], groups), math.nan, len(some))
+        return _trend_change(old[:, 0], new[:, 1] / old[:, 1], groups)
     if np.array_equal(old, new):
         return Change(Estimate(0.0, 0.0, 0.0), 1.0, len(pairs))
     p = permutation_test(column.statistic, old, new, groups, DRAWS)
     return Change(paired(column.statistic, old, new, groups), p, len(pairs))
+
+
+def _trend_change(lengths: np.ndarray, ratios: np.ndarray, groups: Sequence[str]) -> Change | None:
+    if len(set(lengths)) < 2:
+        return None
+    if (ratios == ratios[0]).all():  # no sample could differ
+        return Change(Estimate(0.0, 0.0, 0.0), 1.0, len(ratios))
+    p = trend_test(lengths, ratios, groups)
+    return Change(trend_estimate(lengths, ratios, groups), p, len(ratios))
 
 
 def _place(row: Row) -> tuple[str, str, str, int]:

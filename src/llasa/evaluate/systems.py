@@ -103,9 +103,14 @@ class BundleSystem:
         self.facts: Mapping[str, Any] = {
             "weights": _weights(self._bundle),
             "steered_by": list(self.steered_by),
-        }
+        } | self._judged()
         self._cloned = lru_cache(maxsize=64)(self._clone)
         self._decoded = lru_cache(maxsize=64)(self._decode)
+
+    def _judged(self) -> dict[str, Any]:
+        """Return what chooses, as its file says: another judge chooses other speech."""
+        recipe = self._effort.recipe if isinstance(self._effort, Effort) else None
+        return {"judge": recipe.model_dump(mode="json", exclude_none=True)} if recipe else {}
 
     def problem(self, line: Line) -> str | None:
         """See `System.problem`."""
