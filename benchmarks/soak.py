@@ -6,9 +6,9 @@ speech, voices of a request, voices made and removed, metrics. Once in a while t
 vanish or read a byte a second, bodies that are no JSON, sound files that are bombs, a crowd, a stop of the
 whole process for three seconds.
 
-Told, with bars: memory against time by the slope of Theil and Sen after a first third; files, threads and
-children before and after; the time of plain requests late against early; answers that nothing explains; what
-was logged. Exit 1 if a bar is missed.
+Told, with bars: memory against time by the slope of Theil and Sen after a first third; files and children
+before and after, threads late and early; the time of plain requests late against early; answers that nothing
+explains; what was logged. Exit 1 if a bar is missed.
 
     python benchmarks/soak.py --minutes 20
     python benchmarks/soak.py --minutes 1440 --trouble-s 3600 --json soak.json
@@ -73,7 +73,7 @@ class Soak:
     took: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     told: Counter[str] = field(default_factory=Counter[str])
     odd: list[str] = field(default_factory=list[str])
-    troubled: bool = False
+    troubled: str = ""
 
     def sample(self) -> Sample:
         """Look at the process."""
@@ -114,7 +114,7 @@ class Soak:
 
     async def one(self) -> None:
         """Ask for what is usual, and keep what came."""
-        (kind, wanted), at, calm = self.usual(), self.now, not self.troubled
+        (kind, wanted), at, trouble = self.usual(), self.now, self.troubled
         answer = await self.answer(wanted)
         self.told[f"{kind} {answer.status}"] += 1
         good = answer.whole and answer.status in (200, 201)
@@ -122,10 +122,11 @@ class Soak:
             name = json.loads(answer.body)["name"]
             gone = await self.answer(Ask(path=f"/v1/audio/voices/{name}", method="DELETE"))
             good = gone.status == 200
-        if kind == PLAIN and calm and not self.troubled:
+        trouble = trouble or self.troubled
+        if kind == PLAIN and not trouble:
             self.took.append((at, answer.took_s))
-        if not good and not (answer.status == 429 and self.troubled):
-            self.odd.append(f"{at:.0f} s: {kind}: {answer.status}, {answer.body[:200]!r}")
+        if not good and not (answer.status == 429 and trouble):
+            self.odd.append(f"{at:.0f} s: {kind} {trouble}: {answer.status}, {answer.body[:200]!r}")
 
     async def answer(self, wanted: Ask) -> Answer:
         """Ask, and wait for a minute at most."""
@@ -172,16 +173,17 @@ class Soak:
 
     async def trouble(self, after_s: float) -> None:
         """Make each kind of trouble, some time after the last."""
-        kinds: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            self.vanish, self.dawdle, lambda: self.refused([Ask(body) for body in BAD * 20]), self.crowd,
-            lambda: self.refused([upload(data) for data in bombs().values()]), self.pause,
-        ]  # fmt: skip
-        for kind in kinds:
+        kinds: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "vanish": self.vanish, "dawdle": self.dawdle, "crowd": self.crowd, "pause": self.pause,
+            "bodies": lambda: self.refused([Ask(body) for body in BAD * 20]),
+            "bombs": lambda: self.refused([upload(data) for data in bombs().values()]),
+        }  # fmt: skip
+        for name, kind in kinds.items():
             await asyncio.sleep(after_s)
-            self.troubled = True
+            self.troubled = name
             await kind()
             await asyncio.sleep(5)  # what it left is worked off
-            self.troubled = False
+            self.troubled = ""
 
     async def troubles(self, every_s: float) -> None:
         """Make trouble without end."""
@@ -250,7 +252,12 @@ def tell(report: Report, soak: Soak, rate: float, before: Sample, after: Sample)
     report.row("memory at the end over that before", after.rss / before.rss)
     for name in ("files", "children"):
         report.row(f"{name} more than before", getattr(after, name) - getattr(before, name), 0)
-    report.row("threads more than before", after.threads - before.threads, 2)
+    first, last = np.array_split([one.threads for one in soak.samples], 3)[
+        ::2
+    ]  # a pool keeps some for a while
+    report.row(
+        "threads, median of the last third over the first", float(np.median(last) - np.median(first)), 2
+    )
     for name, share in (("median", 50), ("p99", 99)):
         ratio = np.percentile(late, share) / np.percentile(early, share)
         spread = [_redrawn(late, share, n) / _redrawn(early, share, -n) for n in range(1, 1000)]
