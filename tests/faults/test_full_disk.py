@@ -16,7 +16,7 @@ Reached = Callable[[int, int], None]
 # the name of a file or folder, and the bytes that are missing or are to be freed
 FULL = re.compile(r"'[^']+'.*\d+ (more than|bytes)")
 # A command's result may have a size that nobody knows yet.
-NAMED = re.compile(r"llasa: [^'\n]*'[^'\n]+'.* (no room|No space left on device)")
+NAMED = re.compile(r"llasa: [^'\n]*'[^'\n]+'.* (no room|with room|No space left|bytes, \d+ more than)")
 
 
 @pytest.mark.fault("R4")
@@ -34,6 +34,8 @@ def test_an_error_at_any_change(runs: Runs, reached: Reached, work: str, small: 
         folder = runs.folder / work / f"full-{number}"
         ended = runs.start(work, folder, at)
         full_disks += bool(ended.code)
+        if work == "candidates" and not ended.code:
+            continue  # the error came where it does not matter, and what is done is not done again
         if ended.code:  # what tells of the run only may be lost
             assert ended.error == "ConfigError" or ended.code == 2, f"{again(number)}: {at} {ended}"
             told = NAMED if work in COMMANDS else FULL

@@ -6,10 +6,10 @@ started together share the work.
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
 
@@ -96,11 +96,9 @@ def _make(codec: Codec, lines: Sequence[Line], folder: Path, number: int) -> Non
         for (line, _), size, end in zip(copies, sizes, accumulate(sizes), strict=True)
     ]
     path = folder / f"{number:05d}.flac"
-    # Two runs may make one block: each writes its own draft, and both come to the same.
-    draft = path.with_name(f".{number:05d}.{os.getpid()}.part")
-    sound = np.concatenate([samples for _, samples in copies] or [np.zeros(1, np.int16)])
-    soundfile.write(draft, sound, codec.sample_rate, format="FLAC", subtype="PCM_16")
-    os.replace(draft, path)
+    sound, file = np.concatenate([samples for _, samples in copies] or [np.zeros(1, np.int16)]), BytesIO()
+    soundfile.write(file, sound, codec.sample_rate, format="FLAC", subtype="PCM_16")
+    replace_file(path, file.getvalue())  # two runs may make one block: both come to the same
     index = {"sample_rate": codec.sample_rate, "rows": rows, "rejects": [reject.row() for reject in rejects]}
     replace_file(_index(folder, number), json.dumps(index).encode())
 

@@ -87,7 +87,8 @@ def _copies(codec: Codec, folder: Path, lines: list[Line], recipe: Recipe, mater
     """Return the lines as copies, which the first process makes."""
     if rank():
         wait_for_all()
-    made, rejects = copied(codec, lines, folder, recipe.seed)
+    with shortage.told(f"Making copies in '{folder}'", folder):
+        made, rejects = copied(codec, lines, folder, recipe.seed)
     if not rank():
         wait_for_all()
     material.rejects += rejects
