@@ -344,7 +344,8 @@ def test_a_chosen_checkpoint_that_is_gone_is_named(make, tmp_path):
     run = _Run(make())
     run.engine.close()
     (tmp_path / "lm").mkdir()
-    trainer, gone = SimpleNamespace(args=SimpleNamespace(process_index=0)), tmp_path / "checkpoint-50"
+    first, gone = SimpleNamespace(process_index=0), tmp_path / "checkpoint-50"
+    trainer = SimpleNamespace(args=first, model=torch.nn.Linear(1, 1))
     with pytest.raises(BundleError, match=r"checkpoint-50', which was chosen: its complete\.json is missing"):
         write_result(trainer, run.bundle, tmp_path, False, None, "float32", str(gone))
     assert (tmp_path / "lm").is_dir()
@@ -356,6 +357,7 @@ def test_without_guards_the_last_weights_are_written(make, tmp_path):
     trainer = SimpleNamespace(
         state=SimpleNamespace(best_model_checkpoint=str(tmp_path / "chosen-before")),
         args=SimpleNamespace(process_index=0),
+        model=torch.nn.Linear(1, 1),
         save_model=lambda place: shutil.copytree(run.lm, place),
     )
     assert equal(weights(run._write(trainer)), weights(Path(run.recipe.model)))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from llasa import config
+from llasa import config, shortage
 from llasa.audio import replace_file
 from llasa.begun import start
 from llasa.bundle import load_bundle
@@ -105,7 +105,7 @@ def train(
         tell: gets what the run is made of before training begins, in the first of the processes only.
 
     Raises:
-        ConfigError: the recipe does not fit, or no pair has a better side.
+        ConfigError: the recipe does not fit, no pair has a better side, or the disk is full.
         BundleError: the model is damaged. MissingExtra: TRL or peft is not installed.
         Interrupted: a signal asked to stop; the same call goes on.
     """
@@ -225,10 +225,14 @@ class _Run:
         alone = lora is not None or self.args.precompute_ref_log_probs
         held = {"held": dataset(self.held_rows)} if self.held_rows else None
         try:
-            trainer = DPOTrainer(
-                self.model, None if alone else self._loaded(), self.args, Batches(self.bundle.prompt.end_id),
-                dataset(self.train_rows), held, tokenizer, callbacks=[panel], peft_config=lora,
-            )  # fmt: skip
+            with shortage.told(
+                f"Making rows for the run in '{self.out}'", self.out
+            ):  # TRL keeps them in files
+                trainer = DPOTrainer(
+                    self.model, None if alone else self._loaded(), self.args,
+                    Batches(self.bundle.prompt.end_id), dataset(self.train_rows), held, tokenizer,
+                    callbacks=[panel], peft_config=lora,
+                )  # fmt: skip
         except (ValueError, NotImplementedError) as error:  # settings that do not go together
             raise ConfigError(f"Reading [trainer] of the recipe: {error} See TRL's DPOConfig.") from error
         trainer.remove_callback(PrinterCallback)  # the panel shows it
