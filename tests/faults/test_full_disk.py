@@ -57,7 +57,7 @@ def test_a_disk_of_any_size(runs: Runs, reached: Reached, work: str, small: int,
     whole = runs.whole(work).left
     kib = sum(path.stat().st_blocks for path in (runs.folder / work / "whole").rglob("*")) // 2
     for number in (made := trials(small, full)):
-        folder, size = runs.folder / work / f"disk-{number}", 4 * drawn("disk", number).randint(4, kib // 4)
+        folder, size = runs.folder / work / f"size-{number}", 4 * drawn("disk", number).randint(4, kib // 4)
         ended = runs.zygote.run("small_disk", folder, None, work, size, *runs.given(work))
         if "Operation not permitted" in ended.said:
             pytest.skip("nobody may mount here")
