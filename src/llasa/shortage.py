@@ -15,7 +15,10 @@ TODO = "Free them, or raise the limit, and run the same command again: what was 
 _BLOCK = 4096  # bytes by which names and small files grow
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", f"(os error {errno.ENOMEM})")
+_MEMORY = (
+    "can't allocate memory", "Cannot allocate memory", "bad_alloc", f"(os error {errno.ENOMEM})",
+    "MPS backend out of memory", "CUDA error: out of memory",  # the latter outside torch's own allocator
+)  # fmt: skip
 
 
 def of_room(error: BaseException) -> bool:
