@@ -55,11 +55,11 @@ def _is_memory(error: BaseException) -> bool:
 
 def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
     """Return the error of a file of `size` bytes that had no room; `needed` are still to be written."""
-    import resource  # not there on Windows, where the command has to start
-
     there = next(folder for folder in file.parents if folder.exists())  # there may have been no room for one
     missing = needed - shutil.disk_usage(there).free
     if missing <= 0:  # room enough on the disk: it is a limit on the size of files, or a quota
+        import resource  # not there on Windows, which has no such limits
+
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         missing = size - limit if 0 < limit < size else size
     return ConfigError(
