@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from llasa.audio import drop_drafts, replace_file
+from llasa.audio import drop_drafts
 from llasa.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ def hold(folder: Path, doing: str) -> FileLock:
         The lock, to be released from any thread.
 
     Raises:
-        ConfigError: another process works there, or it cannot be written to. OSError: it cannot be made.
+        ConfigError: another process works there. OSError: the folder cannot be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / ".lock", thread_local=False), folder / ".owner"
@@ -38,7 +38,9 @@ def hold(folder: Path, doing: str) -> FileLock:
         raise ConfigError(f"{doing}: {who} is writing there. Wait for it, or end it.") from error
     try:
         drop_drafts(folder)
-        replace_file(owner, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        owner.unlink(missing_ok=True)
+        with owner.open("x", encoding="utf-8") as file:  # not through a link that somebody put there
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
     except BaseException:
         lock.release()
         raise

@@ -41,7 +41,7 @@ def test_a_folder_is_not_made_for_a_misspelt_place(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_told_of_is_given_back(tmp_path: Path) -> None:
     (tmp_path / ".owner").mkdir()
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(OSError) as caught:
         hold(tmp_path, "Making")
     (tmp_path / ".owner").rmdir()
     hold(tmp_path, "Making").release()
