@@ -127,7 +127,7 @@ def _lock(folder: Path, doing: str) -> None:
     """Take the folder's lock, and keep it as long as this process lives."""
     # Never closed on purpose: closing any descriptor of the file would let the lock go. A record lock is not
     # inherited by children, so workers that outlive a killed run do not keep the folder.
-    descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

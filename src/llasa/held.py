@@ -6,6 +6,7 @@ The system gives the lock back when the process ends, however it ends.
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +36,14 @@ def hold(folder: Path, doing: str) -> FileLock:
     except Timeout as error:
         who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         raise ConfigError(f"{doing}: {who} is writing there. Wait for it, or end it.") from error
-    owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-    drop_drafts(folder)
+    try:
+        drop_drafts(folder)
+        owner.unlink(missing_ok=True)
+        with owner.open("x", encoding="utf-8") as file:  # not through a link that somebody put there
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    except BaseException:
+        lock.release()
+        raise
     return lock
 
 
@@ -45,11 +52,14 @@ def scratch(place: Path, doing: str) -> Iterator[Path]:
     """Give an empty folder beside a file or folder that is to be made; gone in the end, or by the next one.
 
     Raises:
-        ConfigError: another process makes the same. OSError: as `hold`.
+        ConfigError: another process makes the same, or somebody else began to. OSError: as `hold`.
     """
     place = Path(os.path.abspath(place))  # `.` has no name of its own
     folder = place.with_name(f".{place.name}.part")
-    folder.mkdir(exist_ok=True)  # in a folder that is there
+    try:
+        folder.mkdir(0o700)  # in a folder that is there
+    except FileExistsError:
+        _check_own(folder, doing)
     lock = hold(folder, doing)
     try:
         inside = folder / "made"
@@ -59,3 +69,10 @@ def scratch(place: Path, doing: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+
+
+def _check_own(folder: Path, doing: str) -> None:
+    """Refuse what another user put there: they could change what is made in it."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or (os.name == "posix" and found.st_uid != os.geteuid()):
+        raise ConfigError(f"{doing}: found '{folder}', which is not yours. Remove it, or name another place.")

@@ -15,7 +15,10 @@ TODO = "Free them, or raise the limit, and run the same command again: what was 
 _BLOCK = 4096  # bytes by which names and small files grow
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", f"(os error {errno.ENOMEM})")
+_MEMORY = (
+    "can't allocate memory", "Cannot allocate memory", "bad_alloc", f"(os error {errno.ENOMEM})",
+    "MPS backend out of memory", "CUDA error: out of memory",  # the latter outside torch's own allocator
+)  # fmt: skip
 
 
 def of_room(error: BaseException) -> bool:
@@ -52,11 +55,11 @@ def _is_memory(error: BaseException) -> bool:
 
 def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
     """Return the error of a file of `size` bytes that had no room; `needed` are still to be written."""
-    import resource  # not there on Windows, where the command has to start
-
     there = next(folder for folder in file.parents if folder.exists())  # there may have been no room for one
     missing = needed - shutil.disk_usage(there).free
     if missing <= 0:  # room enough on the disk: it is a limit on the size of files, or a quota
+        import resource  # not there on Windows, which has no such limits
+
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         missing = size - limit if 0 < limit < size else size
     return ConfigError(

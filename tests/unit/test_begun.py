@@ -139,3 +139,12 @@ def test_what_no_option_allows_is_not_offered(tmp_path):
     with pytest.raises(ConfigError) as refused:
         run.start(tmp_path, change("data", "d2"), None)
     assert str(refused.value).endswith("name another folder.")
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine").write_text("keep")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="Name another folder"):
+        run.start(tmp_path / "out", FACTS)
+    assert (tmp_path / "mine").read_text() == "keep"

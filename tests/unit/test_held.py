@@ -37,3 +37,34 @@ def test_what_a_killed_process_left_is_gone(tmp_path: Path) -> None:
 def test_a_folder_is_not_made_for_a_misspelt_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), scratch(tmp_path / "gone" / "out", "Making"):
         pass
+
+
+def test_a_lock_that_cannot_be_told_of_is_given_back(tmp_path: Path) -> None:
+    (tmp_path / ".owner").mkdir()
+    with pytest.raises(OSError) as caught:
+        hold(tmp_path, "Making")
+    (tmp_path / ".owner").rmdir()
+    hold(tmp_path, "Making").release()
+    assert "owner" in str(caught.value)  # what holds its frames is alive till here
+
+
+def test_what_somebody_else_put_there_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, draft = tmp_path / "mine", tmp_path / ".out.part"
+    mine.write_text("keep")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".owner").symlink_to(mine)
+    hold(tmp_path / "elsewhere", "Making").release()
+    assert mine.read_text() == "keep"
+    draft.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="not yours"), scratch(tmp_path / "out", "Making"):
+        pass
+    draft.unlink()
+    draft.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: draft.stat().st_uid + 1)
+    with pytest.raises(ConfigError, match="not yours"), scratch(tmp_path / "out", "Making"):
+        pass
+
+
+def test_no_one_else_can_reach_into_a_draft(tmp_path: Path) -> None:
+    with scratch(tmp_path / "out", "Making") as work:
+        assert work.parent.stat().st_mode & 0o077 == 0

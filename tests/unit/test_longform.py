@@ -284,6 +284,22 @@ def test_lines_asked_for_again_go_on_where_that_was_stopped(
     assert names == ["000001.flac", "000002-2.flac", "000003-2.flac"]
 
 
+def test_a_take_under_the_name_of_the_first_one_is_kept(reading: Reading) -> None:
+    """So earlier versions wrote a line that was said again."""
+    lines = script("One line here.", "Another line.")
+    list(reading.lines(lines))
+    [_, redone] = reading.lines(lines, again={2})
+    assert redone.sound is not None and redone.take == 1
+    sound, before = redone.sound.read_bytes(), reading.folder / "000002.flac"
+    redone.sound.rename(before)
+    assert reading.kept(lines) == [1, 2]
+    [_, found] = reading.lines(lines)
+    assert (found.take, found.sound) == (1, before) and before.read_bytes() == sound
+    with reading.held():
+        [_, again] = reading.lines(lines, again={2})
+    assert again.take == 2 and not before.exists()
+
+
 def full_for(suffix: str, path: Path, data: bytes) -> None:
     if path.suffix == suffix and path.name != "again.json":
         raise ConfigError(f"Writing '{path}': the system says: No space left on device.")

@@ -174,3 +174,22 @@ def test_many_threads_at_once() -> None:
         for thread in threads:
             thread.join(60)
     assert found == {k: expected[k % 10] for k in range(30)}
+
+
+def test_a_runner_that_cannot_even_start_afresh_lets_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Gate()
+    with running(model) as engine:
+        model.broken = True
+        monkeypatch.setattr(engine._runner, "reset", broken)
+        request = engine.submit([1], GREEDY)
+        assert request._over.wait(10)
+        with pytest.raises(EngineError, match="no such kernel"):
+            request.result()
+        engine._thread.join(10)
+        with pytest.raises(EngineError, match="closed"):
+            engine.submit([1], GREEDY)
+        assert engine.pulse.late_s > 0  # for good: a service has to be started again
+
+
+def broken() -> None:
+    raise RuntimeError("the device is gone")

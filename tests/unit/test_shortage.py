@@ -4,14 +4,18 @@ import errno
 import resource
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from llasa.cli import _complain
-from llasa.errors import BundleError, ConfigError
+from llasa.data.encode import _fatal
+from llasa.engines.inflight import LocalRequest
+from llasa.errors import BundleError, ConfigError, EngineError
 from llasa.shortage import of_memory, of_room
+from tests.causal import GREEDY
 
 
 @pytest.mark.fault("R4")
@@ -41,6 +45,21 @@ def test_too_little_memory_is_known(use: str) -> None:
     with pytest.raises(Exception) as caught:
         torch.empty(1 << 60) if use == "numbers" else bytearray(1 << 62)
     assert of_memory(caught.value) and not of_room(caught.value)
+
+
+@pytest.mark.parametrize("said", ["MPS backend out of memory (MPS: 1 GB)", "CUDA error: out of memory"])
+def test_a_gpu_without_memory_is_known_and_may_be_asked_again(said: str) -> None:
+    request = LocalRequest([1], GREEDY, cast(Any, None), None)
+    request.fail(RuntimeError(said))
+    with pytest.raises(EngineError) as caught:
+        request.result()
+    assert of_memory(caught.value) and caught.value.retryable
+
+
+def test_a_machine_without_memory_does_not_reject_rows() -> None:
+    with pytest.raises(Exception) as caught:
+        torch.empty(1 << 60)
+    assert _fatal(caught.value) and not _fatal(RuntimeError("shapes differ"))
 
 
 def test_other_errors_are_not_taken_for_them() -> None:

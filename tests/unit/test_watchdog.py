@@ -102,6 +102,28 @@ def test_failures_in_a_row_are_told_until_a_step_is_taken() -> None:
         assert not dog.trouble
 
 
+def test_a_service_that_was_stopped_itself_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP, or a machine that slept: afterwards a step that is under way began long ago."""
+    monkeypatch.setattr(watchdog, "LOOK_S", 0.01)
+    monkeypatch.setattr(watchdog, "GIVEN_UP_S", 0.2)
+    given_up: list[Exception] = []
+    engine = SimpleNamespace(pulse=SimpleNamespace(late_s=3600.0), abandon=given_up.append)
+
+    async def run(engine: Any, goes_on: bool) -> None:
+        watch = asyncio.create_task(Watchdog({"one": engine}).watch())
+        await asyncio.sleep(0.05)
+        if goes_on:
+            engine.pulse.late_s = 0.0
+        await asyncio.wait([watch], timeout=2.0)
+        assert watch.done() == bool(given_up) != goes_on
+        watch.cancel()
+
+    asyncio.run(run(engine, goes_on=True))
+    engine.pulse.late_s = 3600.0
+    asyncio.run(run(engine, goes_on=False))
+    assert isinstance(given_up[0], EngineError)
+
+
 def serve_what_hangs(folder: str) -> None:
     """Serve a bundle as the command does, with an engine that hangs when it is asked for a second text."""
     from llasa.bundle import load_bundle

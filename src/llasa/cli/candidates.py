@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llasa.spoken import Spoken
 
 COLUMNS, SHOWN = 4, 32
+_ROWS = "candidates.json"  # comes last: with it all are there
 
 
 def check_folder(folder: Path) -> None:
@@ -24,7 +25,7 @@ def check_folder(folder: Path) -> None:
         ConfigError: it is a file, already holds something, or cannot be made. MissingExtra: no matplotlib.
     """
     doing = f"Keeping the candidates in '{folder}'"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or not _is_free(folder)):
         found = "it is not empty" if folder.is_dir() else "it is a file"
         raise ConfigError(f"{doing}: {found}. Name a new folder.")
     if find_spec("matplotlib") is None:
@@ -35,10 +36,16 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"{doing}: the system says: {error.strerror}. Name another folder.") from error
 
 
-def keep(folder: Path, spoken: "Sequence[Spoken]", bundle: str) -> None:
-    """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`, all or none; the best has rank 1.
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a process that was killed put there of its candidates."""
+    names = {path.name for path in folder.iterdir()}
+    return not names or (".candidates.part" in names and _ROWS not in names)
 
-    The picture shows the first 32.
+
+def keep(folder: Path, spoken: "Sequence[Spoken]", bundle: str) -> None:
+    """Write `SEGMENT-RANK.wav`, `candidates.json` and `contact-sheet.png`; the best has rank 1.
+
+    The picture shows the first 32. Killed in between, the same again goes on.
 
     Raises:
         ConfigError: the folder or a file in it cannot be written.
@@ -46,10 +53,12 @@ def keep(folder: Path, spoken: "Sequence[Spoken]", bundle: str) -> None:
     from llasa.held import scratch
 
     try:
-        with scratch(folder, f"Keeping the candidates in '{folder}'") as work:
+        # Inside, since the folder may be a link, the root of a volume, or where the user stands.
+        with scratch(folder / "candidates", f"Keeping the candidates in '{folder}'") as work:
+            check_folder(folder)  # another process may have been quicker
             _keep(work, spoken, bundle)
-            folder.rmdir()  # it is empty
-            work.replace(folder)
+            for path in sorted(work.iterdir(), key=lambda path: path.name == _ROWS):
+                path.replace(folder / path.name)
     except OSError as error:
         found = f"the system says: {error.strerror}"
         raise ConfigError(f"Keeping the candidates in '{folder}': {found}. Name another folder.") from error
@@ -73,7 +82,7 @@ def _keep(folder: Path, spoken: "Sequence[Spoken]", bundle: str) -> None:
                 pictures.append((f"{name}  {_verdict(judged)}", audio))
             rows.append(_row(one, rank, judged, f"{name}.wav" if audio is not None else None))
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    (folder / "candidates.json").write_text(text, encoding="utf-8")
+    (folder / _ROWS).write_text(text, encoding="utf-8")
     draw(folder / "contact-sheet.png", pictures[:SHOWN])
 
 

@@ -21,6 +21,7 @@ from llasa.data.shards import Header, Row
 from llasa.data.sounds import load
 from llasa.data.sources.coded import Coded
 from llasa.errors import InputError, Interrupted, MissingExtra
+from llasa.shortage import of_memory
 
 MAX_CHARACTERS = 4096
 _POOL_S = 240.0  # of sound in memory, from which batches of about one length are made
@@ -139,10 +140,7 @@ def _tried(place: int, row: Clip | Coded, codec: Codec, options: Options) -> _Sp
 
 
 def _fatal(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError | Interrupted | MissingExtra)
-        or type(error).__name__ == "OutOfMemoryError"
-    )
+    return isinstance(error, Interrupted | MissingExtra) or of_memory(error)
 
 
 def _ready(place: int, clip: Clip, codec: Codec, options: Options) -> _Speech:

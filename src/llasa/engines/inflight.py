@@ -21,6 +21,7 @@ from llasa.engines.sampling import LoopWatch, branched, uniforms
 from llasa.engines.stages import Stages
 from llasa.engines.verification import Guess, Verification, verified
 from llasa.errors import EngineError
+from llasa.shortage import of_memory
 
 News = tuple[int, int, float | None]  # id, column, log-probability
 _GUESSES, _COINS = 1, 2  # streams of random numbers beside that of plain draws
@@ -112,7 +113,7 @@ class LocalRequest:
             raise EngineError(
                 f"Generating {self.params.n} candidates after {len(self.prompt)} ids: the model failed with "
                 f"{type(self._error).__name__}: {self._error}. Check the model folder and the free memory.",
-                retryable=isinstance(self._error, torch.OutOfMemoryError),
+                retryable=of_memory(self._error),
             ) from self._error
 
 

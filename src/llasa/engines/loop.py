@@ -368,14 +368,18 @@ class StepLoop:
             self._runner.reset()
 
     def _fail(self, error: Exception) -> None:
-        """End all requests with an error and start afresh."""
+        """End all requests with an error and start afresh, or take no more if that cannot be."""
         self.pulse.failures += not of_memory(error)  # a single long request may bring that about
         with self._work:
             requests = self._requests()
             self._waiting.clear()
         self._rows, self._groups, self._entering = [], None, None
-        self._runner.reset()
-        self._runner.forget()
+        try:
+            self._runner.reset()
+            self._runner.forget()
+        except Exception:  # a lost device: whose rows are left there nobody knows
+            self._closed = True
+            self.pulse.stop()
         for request in requests:
             request.fail(error)
 

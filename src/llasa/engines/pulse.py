@@ -32,6 +32,10 @@ class Pulse:
             self._due = None
         self._slowest[kind] = max((time.monotonic() - began) / size, KEPT * (known or 0.0))
 
+    def stop(self) -> None:
+        """Be late from now on: the loop has ended by itself."""
+        self._due = time.monotonic()
+
     @property
     def late_s(self) -> float:
         """Seconds by which the work under way is late; 0 if it is not, or there is none."""

@@ -148,7 +148,7 @@ class Reading:
             found = self._said(line, take)
             told = plain({**found, "words": [asdict(word) for word in found["words"]]})
             replace_file(self._place(line), json.dumps(told, ensure_ascii=False).encode())
-        words, sound = tuple(found["words"]), self._sound(line, found["take"])
+        words, sound = tuple(found["words"]), self._kept_sound(line, found["take"])
         for other in self.folder.glob(f"{line.number:06}*.flac"):  # of takes before, or one that only began
             if other != sound:
                 other.unlink()
@@ -161,7 +161,7 @@ class Reading:
             found = json.loads(self._place(line).read_text(encoding="utf-8"))
             found["words"] = [Word(**word) for word in found["words"]]
             _ = found["take"] + 1, found["value"], tuple(found["warnings"])
-            whole = not found["duration_s"] or self._sound(line, found["take"]).is_file()
+            whole = not found["duration_s"] or self._kept_sound(line, found["take"]).is_file()
             return found if whole and found["key"] == self._key(line) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -172,6 +172,11 @@ class Reading:
     def _sound(self, line: Line, take: int) -> Path:
         """Return the file of a take: the one before stays until the new one is whole and told of."""
         return self.folder / (f"{line.number:06}-{take}.flac" if take else f"{line.number:06}.flac")
+
+    def _kept_sound(self, line: Line, take: int) -> Path:
+        """Return where a take is: earlier versions wrote each over the one before."""
+        own = self._sound(line, take)
+        return own if own.is_file() else self._sound(line, 0)
 
     def _voice(self, line: Line) -> Voice | None:
         return self.voice if line.voice is None else self.synthesizer.voice(line.voice)

@@ -4,6 +4,7 @@ Must not know: routes, what is said.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,10 +44,14 @@ class Watchdog:
         Raises:
             EngineError: it is.
         """
+        looks = Counter[
+            str
+        ]()  # in a row that found one late: clocks go on while the service itself is stopped
         while True:
             await asyncio.sleep(LOOK_S)
             for name, engine in self._engines.items():
-                if engine.pulse.late_s > GIVEN_UP_S:
+                looks[name] = looks[name] + 1 if engine.pulse.late_s else 0
+                if looks[name] * LOOK_S > GIVEN_UP_S:
                     found = f"the model took no step for more than {GIVEN_UP_S:.0f} s"
                     error = EngineError(f"Generating with '{name}': {found}. Start the service again.")
                     await asyncio.to_thread(engine.abandon, error)
