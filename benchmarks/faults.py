@@ -1,7 +1,7 @@
 """What data preparation, training and serving withstand: runs the tests that prove it, and prints a table.
 
 Each row of `tests/faults/rows.py` is proved by tests marked with it. The small form takes minutes, the full
-one, whose figures docs/reliability.md has, about half an hour on one core. `--seed` draws other faults.
+one, whose figures docs/reliability.md has, far longer. `--seed` draws other faults.
 
     python benchmarks/faults.py
     python benchmarks/faults.py --full --json faults.json

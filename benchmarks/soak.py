@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ TEXTS = ("Good morning.", "The rain has stopped, so let us go outside.", "He ope
 PLAIN = "plain"
 CUT_S = 35.0  # connections that nobody reads from are cut by then
 LATE_S = 60.0  # an answer that takes longer is none
+SAMPLES = 2000  # at most: the slope of Theil and Sen looks at all pairs
 BAD = (b"{", b"[" * 50_000, b'{"model":1}', b"\xff\xfe", b'{"input":"' + b"a" * 100_000 + b'"}')
 
 
@@ -129,11 +131,11 @@ class Soak:
             self.odd.append(f"{at:.0f} s: {kind} {trouble}: {answer.status}, {answer.body[:200]!r}")
 
     async def answer(self, wanted: Ask) -> Answer:
-        """Ask, and wait for a minute at most."""
+        """Ask, and wait for a minute at most; who cannot be reached has no answer either."""
         try:
             return await asyncio.wait_for(ask(self.url, wanted), LATE_S)
-        except TimeoutError:
-            return Answer(0, {}, b"late", False, 0.0, LATE_S)
+        except OSError as error:  # a TimeoutError too
+            return Answer(0, {}, repr(error).encode(), False, 0.0, LATE_S)
 
     async def refused(self, wanted: list[Ask], most: int = 499) -> None:
         """Ask for what cannot be had; more than a refusal nobody may get."""
@@ -198,7 +200,7 @@ class Soak:
             tasks.add(task := asyncio.create_task(self.one()))
             task.add_done_callback(tasks.discard)
             if self.now > looked:
-                looked = self.now + 5
+                looked = self.now + max(5, 60 * minutes / SAMPLES)
                 told.update(bar, completed=self.now, description=f"{self.sample().rss >> 20} MiB")
         await asyncio.gather(*tasks)
 
@@ -231,7 +233,8 @@ async def run(soak: Soak, args: argparse.Namespace) -> tuple[float, Sample, Samp
         trouble = asyncio.create_task(soak.troubles(args.trouble_s))
         await soak.load(rate, args.minutes, told)
         trouble.cancel()
-        await asyncio.wait([trouble])
+        with suppress(asyncio.CancelledError):
+            await trouble  # tells why, if it ended by itself
     soak.own.send_signal(signal.SIGCONT)
     await asyncio.sleep(CUT_S)
     return rate, before, soak.sample()

@@ -63,7 +63,7 @@ def trend(lengths: ArrayLike, rates: ArrayLike, ends: tuple[float, float] | None
     Source: the line is of H. Theil (1950) and P. K. Sen (1968), the median slope of all pairs.
     """
     along, said = _columns("Finding a trend", lengths, rates)
-    known = np.isfinite(along) & np.isfinite(said) & (said > 0)
+    known = _known(along, said)
     short, long = ends or span(along)
     along, logs = along[known], np.log(said[known])
     first, second = np.triu_indices(len(along), 1)
@@ -73,6 +73,10 @@ def trend(lengths: ArrayLike, rates: ArrayLike, ends: tuple[float, float] | None
         return math.nan
     slope = np.median((logs[second] - logs[first])[apart] / run[apart])
     return float(np.expm1(slope * (long - short)))
+
+
+def _known(lengths: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    return np.isfinite(lengths) & np.isfinite(rates) & (rates > 0)
 
 
 def span(lengths: ArrayLike) -> tuple[float, float]:
@@ -97,13 +101,15 @@ def trend_test(
     """Return how likely a trend this strong is, either way, if rates do not depend on length: a p-value.
 
     Counted are the pairs that rise less those that fall; lengths are dealt out anew, one a group, in every
-    way there is, if these are no more than `draws`, else at random.
+    way there is, if these are no more than `draws`, else at random. What is no number is left out.
 
     Source: M. G. Kendall, *A new measure of rank correlation* (1938), the test that belongs to Sen's line.
     """
     along, said = _columns("Finding a trend", lengths, rates)
-    owners, rises = _owners(along, groups), _signs(said)
-    own = along[np.unique(owners, return_index=True)[1]]
+    known = _known(along, said)
+    groups_of = _owners(along, groups)[known]
+    _, firsts, owners = np.unique(groups_of, return_index=True, return_inverse=True)
+    own, rises = along[known][firsts], _signs(said[known])
 
     def strength(order: Sequence[int] | np.ndarray) -> float:
         return abs(float(np.vdot(_signs(own[order][owners]), rises)))

@@ -213,6 +213,24 @@ def test_only_what_both_sides_measured_is_compared(tmp_path: Path) -> None:
         differences(sides[0], sides[1], {"sim_o": 0.1})
 
 
+def test_what_one_system_measured_is_not_made_up_for_another(tmp_path: Path) -> None:
+    """`a` had a reference before and has none now, `b` has one always: the failure of `a` has no likeness."""
+    before = [row(name, line) for name in "ab" for line in range(3)]
+    after = [row("a", 0), row("a", 1, None, "empty"), row("a", 2), *(row("b", line) for line in range(3))]
+    for one in after[:3]:
+        one["measures"].pop("sim_o", None)
+    sides = [read_evaluation(write(tmp_path / name, some)) for name, some in (("1", before), ("2", after))]
+    told = {one.system for one in differences(sides[0], sides[1], {}) if one.column.key == "sim_o"}
+    assert told == {"b"}
+
+
+def test_what_only_fails_breaks_every_limit(tmp_path: Path) -> None:
+    before, after = [[row("a", line, *how) for line in range(8)] for how in ((), (None, "empty"))]
+    sides = [read_evaluation(write(tmp_path / name, some)) for name, some in (("1", before), ("2", after))]
+    found = differences(sides[0], sides[1], {"sim_o": 0.1, f"wer:{EAR}": 0.1}, ["sim_o"])
+    assert {one.column.key for one in found if one.broken} == {"sim_o", f"wer:{EAR}"}
+
+
 def test_speed_is_of_what_has_sound(tmp_path: Path) -> None:
     silent = [row("b", line, None, "empty", duration_s=0.0) for line in range(2)]
     rows = [row("a", 0), row("a", 1, None, "empty", total_s=9.0, duration_s=0.0), *silent]

@@ -274,7 +274,7 @@ def test_what_a_kill_leaves_of_a_swap_is_replaced(
     count = len(export_hf(bundle, tmp_path / "first").files)
     for last in (0, 1, count // 2, *range(count - 3, count + 3), 2 * count - 1):
         output, left = tmp_path / f"out-{last}", iter(range(last))
-        export_hf(bundle, output)
+        shutil.copytree(tmp_path / "first", output)
 
         def move(path: Path, target: Path, left=left, place=tmp_path) -> Path:
             if place in path.parents and next(left, None) is None:

@@ -151,6 +151,9 @@ def test_a_trend_of_few_or_of_noise_is_rarely_sure() -> None:
     assert trend_test([1, 2, 3, 4], [1, 2, 3, 4]) == 2 / 24
     groups = np.repeat(["a", "b", "c", "d"], 3)
     assert trend_test(np.repeat([1, 2, 3, 4], 3), np.repeat([1, 2, 3, 4], 3), groups) == 2 / 24
+    # What is no rate is left out, as of the trend.
+    odd = trend_test([1, 2, 3, 4, 5, 6], [1, 2, math.nan, 3, 0, 4])
+    assert odd == 2 / 24 and trend_test([1, 2], [1, math.nan]) == 1.0
     random = np.random.default_rng(5)
     found = [trend_test(lengths, np.exp(random.normal(size=12)), draws=200) for _ in range(100)]
     assert np.mean(np.array(found) < 0.05) < 0.12

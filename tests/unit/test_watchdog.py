@@ -72,9 +72,11 @@ def test_a_loop_that_hangs_is_late_and_can_be_abandoned(monkeypatch: pytest.Monk
         assert engine.pulse.late_s == 0.0
         model.open.clear()
         requests = [engine.submit([1], GREEDY) for _ in range(3)]
-        assert model.blocked.wait(20)
-        time.sleep(0.5)
-        assert engine.pulse.late_s > 0.0 and "is late by" in Watchdog({"one": engine}).trouble
+        dog, began = Watchdog({"one": engine}), time.monotonic()
+        while not engine.pulse.late_s:  # later where the first step was slow
+            assert time.monotonic() - began < 20
+            time.sleep(0.02)
+        assert model.blocked.is_set() and "is late by" in dog.trouble
         engine.abandon(EngineError("Generating: it hangs. Start it again."))
         for request in requests:
             with pytest.raises(EngineError, match="hangs"):
@@ -165,5 +167,5 @@ def test_a_service_whose_engine_hangs_says_so_and_ends(tiny_bundle: Path) -> Non
 
         asked(url, text)
         answer, noticed_s = asyncio.run(run())
-        assert noticed_s < 2.0 and answer.status == 502
+        assert noticed_s < 10.0 and answer.status == 502  # a second, if no step before took longer than 0.1 s
         assert own.wait(30) != 0

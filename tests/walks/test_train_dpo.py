@@ -82,3 +82,13 @@ def test_a_judge_votes(pairs, bundle_folder):
     read = pairs("judged", "--read", "judged/votes.jsonl", "--json")
     counts = json.loads(read.out)["counts"]
     assert counts["a"] + counts["b"] == 1 and counts["open"] == 0
+
+
+def test_another_judge_in_the_same_file_does_not_go_on(pairs, tiny_bundle):
+    Path("texts.txt").write_text("The cat sat.\n")
+    Path("judge.toml").write_text(JUDGE)
+    given = ("texts.txt", "-o", "judged", "--bundle", tiny_bundle, "--judge", "judge.toml", "--effort", "2")
+    pairs(*given)
+    Path("judge.toml").write_text(f"{JUDGE}weight = 0.5\n")
+    found = pairs(*given)
+    assert found.code == 2 and "judge.judge.scorers.0.weight" in found.err, found.err

@@ -14,6 +14,7 @@ from llasa.errors import ConfigError
 if TYPE_CHECKING:
     from llasa.evaluate.ab import Share
     from llasa.evaluate.drawing import Drawn, Speaker
+    from llasa.recipe import Recipe
 
 EPILOG = examples(
     "llasa evaluate ab texts.txt -o listen/",
@@ -65,7 +66,8 @@ def ab(
     _check(out)
     sampling: dict[str, object] = {} if temperature is None else {"temperature": temperature}
     speakers, wanted = _speakers(names, texts, voice, language, sampling)
-    facts: dict[str, object] = {"seed": seed, "judge": judge, "effort": effort, "margin": margin}
+    recipe = judge and _recipe(speakers, judge).model_dump(mode="json", exclude_none=True)
+    facts: dict[str, object] = {"seed": seed, "judge": recipe, "effort": effort, "margin": margin}
     _start(out, speakers, wanted, voice, facts)
     before = kept(out)
     drawn = _drawn(speakers, wanted, voice, seed, judge, effort, margin, len(before))
@@ -116,6 +118,10 @@ def _speakers(
     return speakers, list({row.text: (row.text, row.language) for row in rows}.values())
 
 
+def _recipe(speakers: "Sequence[Speaker]", judge: str) -> "Recipe":
+    return speakers[0].synthesizer.recipe(None if judge == "own" else judge)
+
+
 def _drawn(
     speakers: "Sequence[Speaker]", texts: Sequence[tuple[str, str | None]], voice: str | None, seed: int,
     judge: str | None, effort: int, margin: float, first: int,
@@ -125,9 +131,7 @@ def _drawn(
 
     if judge is None:
         return two_takes(speakers, texts, voice, seed, first)
-    synthesizer = speakers[0].synthesizer
-    recipe = synthesizer.recipe(None if judge == "own" else judge)
-    built = build_judge(recipe.judge, synthesizer.bundle.parts)
+    built = build_judge(_recipe(speakers, judge).judge, speakers[0].synthesizer.bundle.parts)
     return best_and_worst(speakers[0], texts, voice, seed, built, effort, margin, first)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from llasa.errors import ConfigError
 from llasa.evaluate.columns import Column, columns
-from llasa.evaluate.results import Evaluation
+from llasa.evaluate.results import Evaluation, Row
 from llasa.evaluate.summary import Change, change, told_change
 
 
@@ -46,17 +46,16 @@ def differences(
     old, pairs = _paired(old, new, doing)
     known = columns(replace(new, rows=[*old.rows, *new.rows]))
     _check(doing, known, [*limits, *only])
-    # A failure has the worst value there is, but not of what one side never measured.
-    sides = ({one.key for one in columns(replace(new, rows=some))} for some in (old.rows, new.rows))
-    both = set.intersection(*sides)
-    every = [column for column in known if column.key in both]
+    sides = {
+        (test_set, name): (old.of(test_set, called), new.of(test_set, called))
+        for test_set in new.sets for name, called in pairs.items()
+    }  # fmt: skip
     found = [
-        Difference(test_set, name, column, moved, _broken(column, moved, limits.get(column.key)))
-        for test_set in new.sets
-        for name, called in pairs.items()
-        for column in every
+        Difference(*place, column, moved, _broken(column, moved, limits.get(column.key)))
+        for place, (before, after) in sides.items()
+        for column in _shared(known, new, before, after)
         if (not only or column.key in only or column.key in limits)
-        and (moved := change(column, old.of(test_set, called), new.of(test_set, called)))
+        and (moved := change(column, before, after))
     ]
     if not found:
         raise ConfigError(f"{doing}: they share no utterance. Evaluate the same texts and takes.")
@@ -77,6 +76,13 @@ def _paired(old: Evaluation, new: Evaluation, doing: str) -> tuple[Evaluation, d
         found = f"no system has one name on both sides ({', '.join(old.systems)}; {', '.join(new.systems)})"
         raise ConfigError(f"{doing}: {found}. Give those to be compared one `name`.")
     return replace(old, rows=rows), shared
+
+
+def _shared(known: Sequence[Column], new: Evaluation, *sides: list[Row]) -> list[Column]:
+    """Return what both sides measured; one that only failed has the worst there is of everything."""
+    tried = (rows for rows in sides if not all(row["failure"] for row in rows))
+    keys = [{one.key for one in columns(replace(new, rows=rows))} for rows in tried]
+    return [column for column in known if all(column.key in some for some in keys)]
 
 
 def _check(doing: str, every: Sequence[Column], named: Sequence[str]) -> None:
