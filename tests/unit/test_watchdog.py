@@ -53,6 +53,17 @@ def test_work_is_late_against_the_slowest_of_its_kind_and_size(pass_s: Callable[
     assert late_s("step", 12.5) == pytest.approx(12.5 - 9.9)  # ten times that one
 
 
+def test_what_needed_no_work_is_no_measure(pass_s: Callable[[float], None]) -> None:
+    own = Pulse()
+    for spared in (90, 100):
+        with own.beat("prompt", 100) as known:
+            pass_s(1.0)
+            known.append(spared)
+    with own.beat("prompt", 100):
+        pass_s(99.0)  # ten times the tenth of a second that each of the ten took
+        assert own.late_s == 0.0
+
+
 def test_an_error_inside_is_no_measure(pass_s: Callable[[float], None]) -> None:
     own = Pulse()
     with pytest.raises(ValueError), own.beat("step"):

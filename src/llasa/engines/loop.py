@@ -267,13 +267,15 @@ class StepLoop:
                 began = time.perf_counter()
                 # Known before the work starts, so that a failure reaches its request too.
                 self._entering = _Prompt(request)
-                with self.pulse.beat("prompt", len(request.prompt)):
-                    self._entering.past, reused = self._runner.prefill(request.prompt[:-1], request.adapter)
+                ids = request.prompt[:-1]
+                with self.pulse.beat("prompt", len(ids)) as spared:
+                    self._entering.past, reused = self._runner.prefill(ids, request.adapter)
+                    spared.append(reused)
                 prefill_s = time.perf_counter() - began
                 self._stages.read_s += prefill_s
                 self._entering.stats = {
                     "prefill_s": prefill_s,
-                    "prefill_tokens": len(request.prompt) - 1 - reused,
+                    "prefill_tokens": len(ids) - reused,
                     "reused_tokens": reused,
                 }
         return self._entering

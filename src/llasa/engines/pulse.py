@@ -21,16 +21,18 @@ class Pulse:
         self._due: float | None = None
 
     @contextmanager
-    def beat(self, kind: str, size: int = 1) -> Iterator[None]:
-        """Work inside; how long it may take grows with its size."""
+    def beat(self, kind: str, size: int = 1) -> Iterator[list[int]]:
+        """Work inside; how long it may take grows with its size. The list takes what needed no work of it."""
         known = self._slowest.get(kind)
         began = time.monotonic()
         self._due = began + (UNKNOWN_S if known is None else max(LEAST_S, SLACK * size * known))
+        spared = list[int]()
         try:
-            yield
+            yield spared
         finally:
             self._due = None
-        self._slowest[kind] = max((time.monotonic() - began) / size, KEPT * (known or 0.0))
+        if done := size - sum(spared):
+            self._slowest[kind] = max((time.monotonic() - began) / done, KEPT * (known or 0.0))
 
     def stop(self) -> None:
         """Be late from now on: the loop has ended by itself."""

@@ -44,9 +44,7 @@ class Watchdog:
         Raises:
             EngineError: it is.
         """
-        looks = Counter[
-            str
-        ]()  # in a row that found one late: clocks go on while the service itself is stopped
+        looks = Counter[str]()  # that found one late, in a row: clocks go on while the service is stopped
         while True:
             await asyncio.sleep(LOOK_S)
             for name, engine in self._engines.items():
