@@ -36,6 +36,8 @@ NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client", "websockets")
 SPEECH_KEY = "LLASA_KEY"
 SPEECH_PORT, JUDGE_PORT, MOST_REQUESTS, MOST_CANDIDATES = 8000, 8001, 64, 1024
 WATCHED_S = 0.2
+# PyTorch on CPUs keeps kernels for the last 1024 shapes, in each thread: gigabytes in a day. Few come again.
+KERNELS = "LRU_CACHE_CAPACITY"
 
 
 def serve(
@@ -65,6 +67,7 @@ def serve(
     page: Annotated[bool, typer.Option("--page/--no-page", help="The studio page, at /.")] = True,
 ) -> None:  # fmt: skip
     """Speak for programs elsewhere, by OpenAI's API, and for people on a page; or judge for programs."""
+    os.environ.setdefault(KERNELS, "64")
     for module in NEEDED:
         if find_spec(module) is None:
             raise MissingExtra("Serving", module, "serve")
