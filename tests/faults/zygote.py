@@ -134,6 +134,7 @@ def _child(request: Mapping[str, Any], writes: int) -> None:
     for number in (1, 2):
         os.dup2(log, number)
     os.chdir(request["folder"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     point = Point(**request["point"]) if request["point"] else None
     watch, code, before = (
         Watch(point or Point(), lambda n, calls: tell(count=n, calls=calls)),
