@@ -193,13 +193,12 @@ def test_the_past_files_errors_and_voices(page: Any, tmp_path: Path) -> None:
     recording = tmp_path / "a.wav"
     recording.write_bytes(audio.encode(reference.reference, "wav"))
     page.get_by_role("button", name="Make a voice").click()
+    page.get_by_text("Drop Audio Here").wait_for()  # before that the last place for files is the text's
     page.locator("input[type=file]").last.set_input_files(recording)
+    page.get_by_text("Drop Audio Here").wait_for(state="hidden")
     page.get_by_label("What is said in it").fill(reference.text)
     page.get_by_label("Name of the voice").fill("grace")
     page.get_by_label("Statement of consent").fill("I agree. Grace")
-    page.locator("audio, [data-testid=waveform-controls], .waveform-container").last.wait_for(
-        state="attached"
-    )
     page.get_by_role("button", name="Make the voice").click()
     assert "the consent is not ticked" in page.get_by_role("alert").inner_text()
     page.get_by_label("I am the speaker").check()
