@@ -100,7 +100,17 @@ def speak(page: Any, text: str = TEXT, effort: int = 1) -> None:
     page.locator("#st-text textarea").fill(text)
     page.get_by_label("number input for Effort").fill(str(effort))
     page.get_by_label("number input for Effort").press("Tab")
-    page.get_by_role("button", name="Speak", exact=True).click()
+    for _ in range(3):  # a page that comes slowly does not hear each click
+        try:
+            with page.expect_request(_is_asked, timeout=15_000):
+                page.get_by_role("button", name="Speak", exact=True).click()
+            return
+        except sync_api.TimeoutError:
+            continue
+
+
+def _is_asked(request: Any) -> bool:
+    return "queue/join" in request.url
 
 
 def sound(page: Any, id: str = "st-sound") -> Any:
