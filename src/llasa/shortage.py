@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llasa.errors import ConfigError, LlasaError
 
-TODO = "Free them, or raise the limit, and run the same command again: what was saved before is whole."
+_ADVICE = "Free them, or raise the limit, and run the same command again: what was saved before is whole."
 _BLOCK = 4096  # bytes by which names and small files grow
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -53,6 +53,13 @@ def _is_memory(error: BaseException) -> bool:
     return named or any(words in str(error) for words in _MEMORY)
 
 
+def check_room(folder: Path, needed: int, doing: str) -> None:
+    """Raise ConfigError if fewer than `needed` bytes are free where `folder` is."""
+    missing = needed - shutil.disk_usage(folder).free
+    if missing > 0:
+        raise ConfigError(f"{doing}: it takes {needed} bytes, {missing} more than are free there. {_ADVICE}")
+
+
 def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
     """Return the error of a file of `size` bytes that had no room; `needed` are still to be written."""
     there = next(folder for folder in file.parents if folder.exists())  # there may have been no room for one
@@ -63,7 +70,7 @@ def full(doing: str, file: Path, size: int, needed: int) -> ConfigError:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         missing = size - limit if 0 < limit < size else size
     return ConfigError(
-        f"{doing}: '{file.name}' had no room; at least {missing} bytes are missing there. {TODO}"
+        f"{doing}: '{file.name}' had no room; at least {missing} bytes are missing there. {_ADVICE}"
     )
 
 

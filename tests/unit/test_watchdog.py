@@ -178,5 +178,6 @@ def test_a_service_whose_engine_hangs_says_so_and_ends(tiny_bundle: Path) -> Non
 
         asked(url, text)
         answer, noticed_s = asyncio.run(run())
+        print(f"/ready said so {noticed_s + 0.2:.2f} s after the request")
         assert noticed_s < 10.0 and answer.status == 502  # a second, if no step before took longer than 0.1 s
         assert own.wait(30) != 0

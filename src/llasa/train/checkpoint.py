@@ -49,7 +49,7 @@ def save(
     for left in folder.glob(".step-*"):
         shutil.rmtree(left)
     needed = {f"{name}.safetensors": _bytes(tensors) for name, tensors in parts.items()} | {_INDEX: _HEADER}
-    durable.check_room(folder, sum(needed.values()), doing)
+    shortage.check_room(folder, sum(needed.values()), doing)
     try:
         _write(draft, {"step": step, "meta": dict(meta)}, parts)
     except Exception as error:

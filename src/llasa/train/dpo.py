@@ -225,9 +225,8 @@ class _Run:
         alone = lora is not None or self.args.precompute_ref_log_probs
         held = {"held": dataset(self.held_rows)} if self.held_rows else None
         try:
-            with shortage.told(
-                f"Making rows for the run in '{self.out}'", self.out
-            ):  # TRL keeps them in files
+            # TRL keeps them in files.
+            with shortage.told(f"Making rows for the run in '{self.out}'", self.out):
                 trainer = DPOTrainer(
                     self.model, None if alone else self._loaded(), self.args,
                     Batches(self.bundle.prompt.end_id), dataset(self.train_rows), held, tokenizer,

@@ -7,13 +7,9 @@ model and no trainer.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from llasa.errors import ConfigError
-from llasa.shortage import TODO
 
 
 def sync(path: Path) -> None:
@@ -55,10 +51,3 @@ def read_index(path: Path) -> dict[str, Any] | None:
 
 def _seal(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_room(folder: Path, needed: int, doing: str) -> None:
-    """Raise ConfigError if fewer than `needed` bytes are free where `folder` is."""
-    missing = needed - shutil.disk_usage(folder).free
-    if missing > 0:
-        raise ConfigError(f"{doing}: it takes {needed} bytes, {missing} more than are free there. {TODO}")

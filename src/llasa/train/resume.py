@@ -208,7 +208,7 @@ class Callback(TrainerCallback):
         learnt = sum(p.nbytes for p in parts["model"].parameters() if p.requires_grad)
         kept = [value for slots in parts["optimizer"].state.values() for value in slots.values()]
         self._sizes = {_WEIGHTS: learnt, _KEPT: sum(v.nbytes for v in kept if isinstance(v, Tensor))}
-        durable.check_room(self.folder, sum(self._sizes.values()), self._doing(state.global_step))
+        shortage.check_room(self.folder, sum(self._sizes.values()), self._doing(state.global_step))
 
     def _doing(self, step: int) -> str:
         return f"Saving step {step} in '{self.folder}'"
